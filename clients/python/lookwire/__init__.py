@@ -1,0 +1,70 @@
+"""Lookwire's client: embeddings and vector search over gRPC.
+
+    from lookwire import Client, Item, Query, field
+
+    with Client("localhost:8001") as client:
+        client.create_collection("shop", {"colour": "string", "price": "double"})
+        client.upsert("shop", [Item("d-17", {"colour": "red", "price": 39.5}, text="a red dress")])
+        client.search("shop", text="something red", filter=field("price") < 50)
+        client.search("shop", query=Query.recommend(liked=["d-17"]))
+
+`AsyncClient` is the same for asyncio, `lookwire.local.LocalServer` starts a server of one's own, `lookwire.v1` holds the
+generated messages.
+"""
+
+from importlib.metadata import version
+
+from lookwire import errors
+from lookwire.aio import AsyncClient
+from lookwire.client import Client
+from lookwire.errors import FieldViolation, LookwireError
+from lookwire.filters import Filter, all_of, any_of, field, ids, none_of
+from lookwire.queries import Query
+from lookwire.types import (
+    Collection,
+    Deleted,
+    Embeddings,
+    Encoder,
+    FieldType,
+    Hit,
+    Item,
+    ParityFigure,
+    ParityRecord,
+    Plan,
+    SearchResult,
+    StageTimes,
+    StoredItem,
+    Upserted,
+)
+
+__version__ = version("lookwire")
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "Deleted",
+    "Embeddings",
+    "Encoder",
+    "FieldType",
+    "FieldViolation",
+    "Filter",
+    "Hit",
+    "Item",
+    "LookwireError",
+    "ParityFigure",
+    "ParityRecord",
+    "Plan",
+    "Query",
+    "SearchResult",
+    "StageTimes",
+    "StoredItem",
+    "Upserted",
+    "__version__",
+    "all_of",
+    "any_of",
+    "errors",
+    "field",
+    "ids",
+    "none_of",
+]

@@ -1,0 +1,207 @@
+"""The client for asyncio."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from lookwire import channel as channels
+from lookwire import errors
+from lookwire.calls import collections, encoders, items, search
+from lookwire.calls.call import Call, Page, Result
+from lookwire.filters import Filter
+from lookwire.queries import Query
+from lookwire.types import (
+    Collection,
+    Deleted,
+    Embeddings,
+    Encoder,
+    FieldType,
+    Image,
+    Item,
+    SearchResult,
+    StoredItem,
+    Upserted,
+    VectorLike,
+)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, to be awaited, with the same arguments, results and errors.
+
+        async with AsyncClient("localhost:8001") as client:
+            result = await client.search("shop", text="a red dress")
+
+    To be made and used in one event loop. Images given as paths are read in that loop.
+    """
+
+    def __init__(
+        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = 30.0
+    ) -> None:
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=channels.OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=channels.OPTIONS)
+        self._methods = channels.methods(self._channel)
+        self._watch_health = self._channel.unary_stream(channels.HEALTH_WATCH)
+        self._timeout = timeout
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way fail with Cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def wait_until_ready(self, timeout: float = 30.0) -> None:
+        """See `Client.wait_until_ready`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            remaining = max(0.0, deadline - time.monotonic())
+            try:
+                async for status in self._watch_health(channels.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
+                    if status == channels.HEALTH_SERVING:
+                        return
+            except grpc.RpcError as error:
+                failure = errors.from_rpc(error)
+                if not isinstance(failure, errors.Unavailable):  # a server that goes away may come back
+                    raise failure from error
+
+    async def list_encoders(self, *, timeout: float | None = None) -> list[Encoder]:
+        """See `Client.list_encoders`."""
+        return await self._run(encoders.list_encoders(), timeout)
+
+    async def get_encoder(self, name: str = "", *, timeout: float | None = None) -> Encoder:
+        """See `Client.get_encoder`."""
+        return await self._run(encoders.get_encoder(name), timeout)
+
+    async def embed(
+        self,
+        texts: Sequence[str] = (),
+        images: Sequence[Image] = (),
+        *,
+        encoder: str = "",
+        partial: bool = False,
+        float16: bool = False,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """See `Client.embed`."""
+        return await self._run(encoders.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+
+    async def create_collection(
+        self,
+        name: str,
+        fields: Mapping[str, FieldType | str] | None = None,
+        *,
+        encoder: str = "",
+        timeout: float | None = None,
+    ) -> Collection:
+        """See `Client.create_collection`."""
+        return await self._run(collections.create_collection(name, fields or {}, encoder), timeout)
+
+    async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
+        """See `Client.get_collection`."""
+        return await self._run(collections.get_collection(name), timeout)
+
+    async def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
+        """See `Client.list_collections`."""
+        return [each async for each in self._pages(collections.list_collections, timeout)]
+
+    async def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
+        """See `Client.delete_collection`."""
+        await self._run(collections.delete_collection(name), timeout)
+
+    async def upsert(
+        self,
+        collection: str,
+        items_: Iterable[Item],
+        *,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+    ) -> Upserted:
+        """See `Client.upsert`."""
+        total = Upserted(sequence=0, inserted=0, replaced=0)
+        for call in items.upsert(collection, items_):
+            try:
+                total = items.added(total, await self._run(call, timeout))
+            except errors.LookwireError as error:
+                raise items.failed_after(total, error) from error
+            if progress:
+                progress(total.count)
+        return total
+
+    async def get_items(
+        self, collection: str, ids: Sequence[str], *, include_vectors: bool = False, timeout: float | None = None
+    ) -> list[StoredItem]:
+        """See `Client.get_items`."""
+        return await self._run(items.get_items(collection, ids, include_vectors=include_vectors), timeout)
+
+    async def delete_items(self, collection: str, ids: Sequence[str], *, timeout: float | None = None) -> Deleted:
+        """See `Client.delete_items`."""
+        return await self._run(items.delete_items(collection, ids), timeout)
+
+    def list_items(
+        self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
+    ) -> AsyncIterator[StoredItem]:
+        """See `Client.list_items`."""
+        return self._pages(lambda token: items.list_items(collection, filter, token), timeout)
+
+    async def count_items(self, collection: str, *, filter: Filter | None = None, timeout: float | None = None) -> int:
+        """See `Client.count_items`."""
+        return await self._run(items.count_items(collection, filter), timeout)
+
+    async def search(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: Image | None = None,
+        vector: VectorLike | None = None,
+        item_id: str | None = None,
+        query: Query | None = None,
+        filter: Filter | None = None,
+        top_k: int = 10,
+        score_threshold: float | None = None,
+        ids_only: bool = False,
+        include_vectors: bool = False,
+        min_sequence: int | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """See `Client.search`."""
+        call = search.search(
+            collection,
+            text=text,
+            image=image,
+            vector=vector,
+            item_id=item_id,
+            query=query,
+            filter=filter,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            ids_only=ids_only,
+            include_vectors=include_vectors,
+            min_sequence=min_sequence,
+        )
+        return await self._run(call, timeout)
+
+    async def _run(self, call: Call[Result], timeout: float | None) -> Result:
+        try:
+            response = await self._methods[call.method](call.request, timeout=self._timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from error
+        return call.parse(response)
+
+    async def _pages(self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None) -> AsyncIterator[Result]:
+        token = ""
+        while True:
+            page = await self._run(page_call(token), timeout)
+            for member in page.members:
+                yield member
+            token = page.next_token
+            if not token:
+                return

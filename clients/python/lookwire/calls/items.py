@@ -1,0 +1,129 @@
+"""The calls of ItemService."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookwire.calls.call import Call, Page
+from lookwire.errors import FieldViolation, LookwireError
+from lookwire.filters import Filter, filter_message
+from lookwire.images import image_bytes
+from lookwire.types import Deleted, Item, StoredItem, Upserted
+from lookwire.v1 import item_service_pb2 as pb
+from lookwire.vectors import matrix_array, vector_message
+
+CHUNK_ITEMS = 256
+CHUNK_BYTES = 4 * 1024 * 1024
+_ITEM_INDEX = re.compile(r"\bitems\[(\d+)\]")
+
+
+def upsert(collection: str, items: Iterable[Item]) -> Iterator[Call[Upserted]]:
+    """Yields calls that write the items chunk by chunk; reads `items` no further than the chunk."""
+
+    def parse(response: pb.UpsertItemsResponse) -> Upserted:
+        return Upserted(response.sequence, response.inserted_count, response.replaced_count)
+
+    for chunk in _chunks(items):
+        yield Call("UpsertItems", pb.UpsertItemsRequest(collection=collection, items=chunk), parse)
+
+
+def added(total: Upserted, chunk: Upserted) -> Upserted:
+    """Returns what was written up to and with the chunk."""
+    return Upserted(chunk.sequence, total.inserted + chunk.inserted, total.replaced + chunk.replaced)
+
+
+def failed_after(total: Upserted, error: LookwireError) -> LookwireError:
+    """Returns the error of a chunk as that of the whole upsert: with the items counted from the first of all."""
+
+    def counted(text: str) -> str:
+        return _ITEM_INDEX.sub(lambda match: f"items[{int(match[1]) + total.count}]", text)
+
+    message = counted(error.message)
+    if total.count:
+        message += f" (the {total.count} items before were written)"
+    violations = tuple(FieldViolation(counted(each.field), counted(each.description)) for each in error.violations)
+    whole = type(error)(message, error.code, error.reason, error.metadata, violations)
+    whole.acknowledged = total.count
+    return whole
+
+
+def get_items(collection: str, ids: Sequence[str], *, include_vectors: bool) -> Call[list[StoredItem]]:
+    """Asks for items by id."""
+
+    def parse(response: pb.GetItemsResponse) -> list[StoredItem]:
+        vectors = matrix_array(response.vectors) if include_vectors else [None] * len(response.items)
+        return [_stored(message, vector) for message, vector in zip(response.items, vectors, strict=True)]
+
+    request = pb.GetItemsRequest(collection=collection, ids=_ids(ids), include_vectors=include_vectors)
+    return Call("GetItems", request, parse)
+
+
+def delete_items(collection: str, ids: Sequence[str]) -> Call[Deleted]:
+    """Asks for the removal of items."""
+
+    def parse(response: pb.DeleteItemsResponse) -> Deleted:
+        return Deleted(response.sequence, response.deleted_count)
+
+    return Call("DeleteItems", pb.DeleteItemsRequest(collection=collection, ids=_ids(ids)), parse)
+
+
+def list_items(collection: str, filter: Filter | None, page_token: str) -> Call[Page[StoredItem]]:
+    """Asks for a page of the items that match a filter."""
+
+    def parse(response: pb.ListItemsResponse) -> Page[StoredItem]:
+        return Page(tuple(_stored(message, None) for message in response.items), response.next_page_token)
+
+    request = pb.ListItemsRequest(collection=collection, filter=filter_message(filter), page_token=page_token)
+    return Call("ListItems", request, parse)
+
+
+def count_items(collection: str, filter: Filter | None) -> Call[int]:
+    """Asks how many items match a filter."""
+
+    def parse(response: pb.CountItemsResponse) -> int:
+        return response.count
+
+    return Call("CountItems", pb.CountItemsRequest(collection=collection, filter=filter_message(filter)), parse)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[pb.Item]]:
+    """Yields lists of at most CHUNK_ITEMS items and CHUNK_BYTES; a larger item goes alone."""
+    chunk: list[pb.Item] = []
+    chunk_bytes = 0
+    for item in items:
+        message = _item(item)
+        size = message.ByteSize()
+        if chunk and (len(chunk) == CHUNK_ITEMS or chunk_bytes + size > CHUNK_BYTES):
+            yield chunk
+            chunk, chunk_bytes = [], 0
+        chunk.append(message)
+        chunk_bytes += size
+    if chunk:
+        yield chunk
+
+
+def _item(item: Item) -> pb.Item:
+    if not isinstance(item, Item):
+        raise TypeError(f"an item to write is a lookwire.Item, not {type(item).__name__}")
+    payload = json.dumps(dict(item.payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    if item.text is not None:
+        return pb.Item(id=item.id, payload=payload, text=item.text)
+    if item.image is not None:
+        return pb.Item(id=item.id, payload=payload, image=image_bytes(item.image))
+    assert item.vector is not None, "an Item has exactly one source"
+    return pb.Item(id=item.id, payload=payload, vector=vector_message(item.vector))
+
+
+def _stored(message: pb.StoredItem, vector: NDArray[np.float32] | None) -> StoredItem:
+    payload: dict[str, Any] = json.loads(message.payload or b"{}")
+    return StoredItem(message.id, payload, message.sequence, vector)
+
+
+def _ids(ids: Sequence[str]) -> Sequence[str]:
+    if isinstance(ids, str):
+        raise TypeError("ids are a list of item ids, not one string")
+    return ids

@@ -1,0 +1,242 @@
+"""The client for threads."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from lookwire import channel as channels
+from lookwire import errors
+from lookwire.calls import collections, encoders, items, search
+from lookwire.calls.call import Call, Page, Result
+from lookwire.filters import Filter
+from lookwire.queries import Query
+from lookwire.types import (
+    Collection,
+    Deleted,
+    Embeddings,
+    Encoder,
+    FieldType,
+    Image,
+    Item,
+    SearchResult,
+    StoredItem,
+    Upserted,
+    VectorLike,
+)
+
+
+class Client:
+    """A connection to a Lookwire server, which any number of threads may share.
+
+        with Client("localhost:8001") as client:
+            for hit in client.search("shop", text="a red dress").hits:
+                print(hit.id, hit.score)
+
+    It connects at the first call. Give `credentials` (`grpc.ssl_channel_credentials()`) to speak TLS. A call ends after
+    `timeout` seconds, retries included; each method takes a timeout of its own.
+
+    A call that finds no server, or one that is stopping (UNAVAILABLE), is made up to 4 times, with growing pauses. That is
+    safe: an upsert or a deletion by id has the same effect twice, only its counts then tell of the second time; and a
+    collection that the first attempt created or deleted shows as AlreadyExists or NotFound.
+
+    Every method raises a `lookwire.errors.LookwireError` for a call that failed, and TypeError or ValueError for arguments
+    that cannot be sent. A request is at most 64 MiB.
+    """
+
+    def __init__(
+        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = 30.0
+    ) -> None:
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=channels.OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=channels.OPTIONS)
+        self._methods = channels.methods(self._channel)
+        self._watch_health = self._channel.unary_stream(channels.HEALTH_WATCH)
+        self._timeout = timeout
+
+    def close(self) -> None:
+        """Closes the connection; calls under way fail with Cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def wait_until_ready(self, timeout: float = 30.0) -> None:
+        """Returns when the server reports that it serves; raises DeadlineExceeded after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            remaining = max(0.0, deadline - time.monotonic())
+            try:
+                for status in self._watch_health(channels.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
+                    if status == channels.HEALTH_SERVING:
+                        return
+            except grpc.RpcError as error:
+                failure = errors.from_rpc(error)
+                if not isinstance(failure, errors.Unavailable):  # a server that goes away may come back
+                    raise failure from error
+
+    def list_encoders(self, *, timeout: float | None = None) -> list[Encoder]:
+        """Returns the encoders that the server serves, by name."""
+        return self._run(encoders.list_encoders(), timeout)
+
+    def get_encoder(self, name: str = "", *, timeout: float | None = None) -> Encoder:
+        """Returns one encoder; the name may be empty where the server serves exactly one. Raises NotFound."""
+        return self._run(encoders.get_encoder(name), timeout)
+
+    def embed(
+        self,
+        texts: Sequence[str] = (),
+        images: Sequence[Image] = (),
+        *,
+        encoder: str = "",
+        partial: bool = False,
+        float16: bool = False,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """Returns a vector of length 1 for each text and then for each image, 1 to 1,024 in all.
+
+        An input that cannot be embedded raises its error, which names its index; with `partial` its row is NaN and its
+        error is in `errors`, by index. `float16` halves the bytes of the reply and rounds to about 3 decimal digits; the
+        vectors are float32 all the same. Raises NotFound for an unknown encoder, ResourceExhausted while the queue is full.
+        """
+        return self._run(encoders.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+
+    def create_collection(
+        self,
+        name: str,
+        fields: Mapping[str, FieldType | str] | None = None,
+        *,
+        encoder: str = "",
+        timeout: float | None = None,
+    ) -> Collection:
+        """Makes an empty collection, for items that `encoder` embeds; empty where the server serves exactly one.
+
+        `fields` are the top-level keys of payloads that filters will use, and their types; they cannot be changed later.
+        Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
+        """
+        return self._run(collections.create_collection(name, fields or {}, encoder), timeout)
+
+    def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
+        """Returns one collection. Raises NotFound."""
+        return self._run(collections.get_collection(name), timeout)
+
+    def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
+        """Returns all collections, by name; `timeout` is for each page of them."""
+        return list(self._pages(collections.list_collections, timeout))
+
+    def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
+        """Removes a collection and all its items, for good. Raises NotFound."""
+        self._run(collections.delete_collection(name), timeout)
+
+    def upsert(
+        self,
+        collection: str,
+        items_: Iterable[Item],
+        *,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+    ) -> Upserted:
+        """Adds items, and replaces those whose id exists as a whole: payload and vector.
+
+        The items go out in chunks of at most 256 items and about 4 MiB, one after the other, so `items_` may be a generator
+        of any length. Each chunk is atomic, the whole is not: on an error the chunks before are written, and the chunk that
+        failed is written as a whole or not at all. The error's `acknowledged` says how many items were confirmed, and its
+        field violations count the items from the first of all. `progress` is called after each chunk with the number of
+        items confirmed; `timeout` is for each chunk.
+        """
+        total = Upserted(sequence=0, inserted=0, replaced=0)
+        for call in items.upsert(collection, items_):
+            try:
+                total = items.added(total, self._run(call, timeout))
+            except errors.LookwireError as error:
+                raise items.failed_after(total, error) from error
+            if progress:
+                progress(total.count)
+        return total
+
+    def get_items(
+        self, collection: str, ids: Sequence[str], *, include_vectors: bool = False, timeout: float | None = None
+    ) -> list[StoredItem]:
+        """Returns items by id, 1 to 1,024, in the order of `ids`; those that do not exist are left out."""
+        return self._run(items.get_items(collection, ids, include_vectors=include_vectors), timeout)
+
+    def delete_items(self, collection: str, ids: Sequence[str], *, timeout: float | None = None) -> Deleted:
+        """Removes items by id, 1 to 1,024; those that do not exist are passed over."""
+        return self._run(items.delete_items(collection, ids), timeout)
+
+    def list_items(
+        self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
+    ) -> Iterator[StoredItem]:
+        """Yields the items that match a filter, or all, in the order of their ids; fetches them page by page.
+
+        An item written meanwhile is seen or not; none is seen twice. `timeout` is for each page.
+        """
+        return self._pages(lambda token: items.list_items(collection, filter, token), timeout)
+
+    def count_items(self, collection: str, *, filter: Filter | None = None, timeout: float | None = None) -> int:
+        """Returns how many items match a filter, or how many there are."""
+        return self._run(items.count_items(collection, filter), timeout)
+
+    def search(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: Image | None = None,
+        vector: VectorLike | None = None,
+        item_id: str | None = None,
+        query: Query | None = None,
+        filter: Filter | None = None,
+        top_k: int = 10,
+        score_threshold: float | None = None,
+        ids_only: bool = False,
+        include_vectors: bool = False,
+        min_sequence: int | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """Returns the at most `top_k` (1 to 1,000) items nearest to a query, best first.
+
+        Exactly one of `text`, `image`, `vector` [d], `item_id` (that item is not among the hits) and `query` says what to
+        look for. `filter` limits the items considered. Hits with a score, a cosine in [-1, 1], below `score_threshold` are
+        dropped. `ids_only` leaves out the payloads, `include_vectors` adds the vectors. Every confirmed write is seen;
+        `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached that write.
+
+        Raises NotFound for an unknown collection or item, FailedPrecondition if the collection's encoder has changed.
+        """
+        call = search.search(
+            collection,
+            text=text,
+            image=image,
+            vector=vector,
+            item_id=item_id,
+            query=query,
+            filter=filter,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            ids_only=ids_only,
+            include_vectors=include_vectors,
+            min_sequence=min_sequence,
+        )
+        return self._run(call, timeout)
+
+    def _run(self, call: Call[Result], timeout: float | None) -> Result:
+        try:
+            response = self._methods[call.method](call.request, timeout=self._timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from error
+        return call.parse(response)
+
+    def _pages(self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None) -> Iterator[Result]:
+        token = ""
+        while True:
+            page = self._run(page_call(token), timeout)
+            yield from page.members
+            token = page.next_token
+            if not token:
+                return

@@ -1,0 +1,140 @@
+"""What the client raises for a call that failed.
+
+    LookwireError
+    ├── InvalidArgument       the request is wrong: `violations` says which field
+    ├── NotFound              a named encoder, collection or item does not exist
+    ├── AlreadyExists         the name is taken
+    ├── FailedPrecondition    the request is well formed, the state of the server does not allow it
+    ├── ResourceExhausted     a queue or the disk is full, or a message is too large
+    ├── DeadlineExceeded      no answer within the timeout; a write may have happened all the same
+    ├── Cancelled             the client was closed during the call
+    ├── Unavailable           no server, or one that is starting or stopping, after all retries
+    ├── Unimplemented         the server is too old for the call
+    └── Internal              the server failed; its log says why
+
+A status of any other code is a plain `LookwireError`. Arguments that could not even be sent are a `TypeError` or a `ValueError`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that is wrong: its path, such as `items[3].payload`, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class LookwireError(Exception):
+    """A call that failed.
+
+    `message` is for people; `code` and `reason` (upper case, such as "QUEUE_FULL"; the name of the code if the server gave
+    none) are for programs, and `metadata` holds the variable parts of the message. `acknowledged` is the number of items that
+    an upsert had written before it failed, 0 in any other call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: grpc.StatusCode,
+        reason: str,
+        metadata: Mapping[str, str],
+        violations: tuple[FieldViolation, ...],
+    ) -> None:
+        super().__init__(message, code, reason, metadata, violations)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata = dict(metadata)
+        self.violations = violations
+        self.acknowledged = 0
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidArgument(LookwireError):
+    """The request is wrong; `violations` says which field."""
+
+
+class NotFound(LookwireError):
+    """A named encoder, collection or item does not exist."""
+
+
+class AlreadyExists(LookwireError):
+    """The name is taken."""
+
+
+class FailedPrecondition(LookwireError):
+    """The request is well formed, the state of the server does not allow it."""
+
+
+class ResourceExhausted(LookwireError):
+    """A queue or the disk is full, or a message is too large."""
+
+
+class DeadlineExceeded(LookwireError):
+    """No answer came within the timeout; a write may have happened all the same."""
+
+
+class Cancelled(LookwireError):
+    """The client was closed during the call."""
+
+
+class Unavailable(LookwireError):
+    """There is no server, or it is starting or stopping, after all retries."""
+
+
+class Unimplemented(LookwireError):
+    """The server is too old for the call."""
+
+
+class Internal(LookwireError):
+    """The server failed; its log says why."""
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CLASSES: dict[grpc.StatusCode, type[LookwireError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: Internal,
+}
+
+
+def from_rpc(error: grpc.RpcError) -> LookwireError:
+    """Returns the error for a failed call, with the details that its trailers carry."""
+    call = cast(grpc.Call, error)
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, DecodeError):  # details that contradict the status, or are none
+        status = None
+    return from_status(status or Status(code=call.code().value[0], message=call.details() or ""))
+
+
+def from_status(status: Status) -> LookwireError:
+    """Returns the error for a status message, as a failed call or a failed input carries it."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    info, bad_request = ErrorInfo(), BadRequest()
+    for detail in status.details:
+        for known in (info, bad_request):
+            detail.Unpack(known)  # does nothing where the type is another
+    if info.domain != "lookwire":
+        info = ErrorInfo(reason=code.name)
+    violations = tuple(FieldViolation(each.field, each.description) for each in bad_request.field_violations)
+    return _CLASSES.get(code, LookwireError)(status.message, code, info.reason, dict(info.metadata), violations)

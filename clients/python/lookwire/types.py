@@ -1,0 +1,213 @@
+"""The values that the client takes and returns. All are frozen; those that hold arrays compare by identity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookwire.errors import LookwireError
+
+Image: TypeAlias = bytes | Path
+"""An encoded image: its bytes, or the path of its file."""
+VectorLike: TypeAlias = NDArray[Any] | Sequence[float]
+"""A vector [d] of numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Where a request spent its time on the server, in microseconds; 0 for a stage that did not happen.
+
+    Stages of one request can overlap, so their sum can exceed `total_us`.
+    """
+
+    decode_us: int
+    tokenise_us: int
+    queue_us: int
+    infer_us: int
+    search_us: int
+    fetch_us: int
+    write_us: int
+    total_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParityFigure:
+    """One measurement of an encoder against its reference, and the bound that it had to hold."""
+
+    name: str
+    value: float
+    at_least: float | None
+    at_most: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRecord:
+    """What the export measured against the reference implementation; `passed` if every figure held its bound."""
+
+    reference: str
+    passed: bool
+    figures: tuple[ParityFigure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A pair of towers that embed texts and images into one space.
+
+    Vectors may be compared only if their `fingerprint` is the same. `modalities` holds "text" and "image" as served;
+    `image_size` (pixels) or `context_length` (tokens) is 0 for one that is not. `logit_bias` is None where the encoder has
+    none, `parity` where it was never compared with a reference.
+    """
+
+    name: str
+    fingerprint: str
+    version: int
+    description: str
+    dimension: int
+    modalities: frozenset[str]
+    image_size: int
+    context_length: int
+    precision: str
+    logit_scale: float
+    logit_bias: float | None
+    parity: ParityRecord | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """A vector for each input.
+
+    `vectors` is float32 [n, d]; each row has length 1. A row whose input failed is NaN and has an entry in `errors`, by
+    index; there are such rows only if the call asked for them.
+    """
+
+    vectors: NDArray[np.float32]
+    fingerprint: str
+    times: StageTimes
+    errors: Mapping[int, LookwireError]
+
+
+class FieldType(StrEnum):
+    """The type of a payload field that filters can use."""
+
+    STRING = "string"
+    INT64 = "int64"
+    DOUBLE = "double"
+    BOOL = "bool"
+    GEO_POINT = "geo_point"
+    """A JSON object {"lat": degrees, "lon": degrees}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of items that one encoder embedded.
+
+    `fields` are the payload fields that filters can use. `sequence` is the number of the last write, 0 for a new collection.
+    `create_time` is in UTC.
+    """
+
+    name: str
+    encoder: str
+    fingerprint: str
+    dimension: int
+    fields: Mapping[str, FieldType]
+    item_count: int
+    sequence: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """What to write: an id (1 to 512 bytes of UTF-8), a payload (a JSON object), and what the vector comes from.
+
+    Exactly one of `text`, `image` and `vector` [d] is given, else ValueError.
+    """
+
+    id: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
+    image: Image | None = None
+    vector: VectorLike | None = None
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.text, self.image, self.vector)) != 1:
+            raise ValueError(f"item {self.id!r} needs exactly one of text, image and vector")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredItem:
+    """An item as it is kept; `sequence` numbers the write that made it so.
+
+    `vector` is float32 [d] of length 1, or None unless the call asked for it.
+    """
+
+    id: str
+    payload: Mapping[str, Any]
+    sequence: int
+    vector: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """A confirmed write: the number of its last chunk (0 if there were no items), and how many ids were new or existed.
+
+    A search with `min_sequence=sequence` is certain to see the items.
+    """
+
+    sequence: int
+    inserted: int
+    replaced: int
+
+    @property
+    def count(self) -> int:
+        """The number of items written."""
+        return self.inserted + self.replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A confirmed deletion: the number of the write, and how many of the ids existed."""
+
+    sequence: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """An item found; `score` is its cosine with the query, in [-1, 1].
+
+    `payload` is empty where the call asked for ids only; `vector` is float32 [d], or None unless the call asked for it.
+    """
+
+    id: str
+    score: float
+    payload: Mapping[str, Any]
+    vector: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a search was carried out.
+
+    `method` is "exact" (every matching item was scanned) or "gather" (the few matching items were collected; as exact).
+    `match_count` of the collection's `item_count` items matched the filter.
+    """
+
+    method: str
+    item_count: int
+    match_count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """The hits, best first; `sequence` is the number of the last write that the search saw."""
+
+    hits: tuple[Hit, ...]
+    plan: Plan
+    sequence: int
+    fingerprint: str
+    times: StageTimes

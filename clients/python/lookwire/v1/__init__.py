@@ -1,0 +1,1 @@
+"""Generated from protos/lookwire/v1 by `make proto`."""

@@ -1,0 +1,91 @@
+"""The `encoder` backend: it reads the manifest, pins the towers, and proves that they are the manifest's."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from lookwire_server.encoding.encoder import Encoder, ImageTower, TextTower
+from lookwire_server.encoding.images import ImageDecoder
+from lookwire_server.encoding.manifest import FILE, Manifest, Tower, read
+from lookwire_server.encoding.texts import TextTokenizer
+from lookwire_server.errors import FailedPrecondition, InvalidArgument, NotFound
+from lookwire_server.models.backends import onnxruntime
+from lookwire_server.models.config import ModelConfig
+from lookwire_server.models.model import Model
+from lookwire_server.models.padding import Padding
+from lookwire_server.models.repository import Repository
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderBackend:
+    """Loads encoders. With `allow_ungated`, one without a passing parity record is served with a warning."""
+
+    decoder: ImageDecoder
+    max_text_bytes: int
+    allow_ungated: bool
+
+    async def load(self, config: ModelConfig, version: int, directory: Path, repository: Repository) -> Model:
+        manifest = await asyncio.to_thread(read, directory)
+        self._check_parity(manifest, directory)
+        image = text = None
+        if manifest.image and manifest.towers.image:
+            model = await self._tower(manifest.towers.image, "pixels", manifest, repository)
+            image = ImageTower(model, manifest.image, self.decoder)
+        if manifest.text and manifest.towers.text:
+            model = await self._tower(manifest.towers.text, "input_ids", manifest, repository)
+            tokenizer = await asyncio.to_thread(TextTokenizer, directory, manifest.text)
+            text = TextTower(model, manifest.text, tokenizer, Padding.of(model.config))
+        return Encoder(
+            config,
+            version,
+            manifest,
+            image,
+            text,
+            self.max_text_bytes,
+            repository.metrics,
+        )
+
+    def _check_parity(self, manifest: Manifest, directory: Path) -> None:
+        if manifest.parity is not None and manifest.parity.passed:
+            return
+        if not self.allow_ungated:
+            raise FailedPrecondition(
+                f"{directory / FILE} has no passing parity record: its vectors were never shown to be the reference's. "
+                "Export the encoder again with lookwire-export, or start with --allow-ungated true"
+            )
+        log.warning("encoder without a passing parity record", encoder=manifest.name)
+
+    async def _tower(self, tower: Tower, input: str, manifest: Manifest, repository: Repository) -> Model:
+        """The tower's model, if it is the pinned file with the graph that an encoder needs."""
+        if tower.version not in (versions := await repository.load(tower.model)):
+            raise NotFound(
+                f"encoder '{manifest.name}' is pinned to version {tower.version} of model '{tower.model}'; loaded: "
+                f"{sorted(versions)}"
+            )
+        path = repository.root / tower.model / str(tower.version) / onnxruntime.FILE
+        digest = await asyncio.to_thread(sha256, path)
+        if digest != tower.sha256:
+            raise FailedPrecondition(
+                f"encoder '{manifest.name}' is pinned to another file than {path}: SHA-256 is {digest[:12]}..., the manifest "
+                f"says {tower.sha256[:12]}...; export both together"
+            )
+        model = versions[tower.version]
+        inputs = [spec.name for spec in model.config.inputs]
+        outputs = {spec.name: spec.dims for spec in model.config.outputs}
+        if inputs != [input] or outputs.get("embedding") != (manifest.dimension,):
+            raise InvalidArgument(
+                f"tower '{tower.model}' must take '{input}' and give 'embedding' of dims [{manifest.dimension}]; "
+                f"it takes {inputs} and gives {outputs}"
+            )
+        return model
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,217 @@
+"""The encoder: two towers, their preprocessing and tokenizer, under one fingerprint."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lookwire_server.encoding.images import ImageDecoder
+from lookwire_server.encoding.manifest import ImageRules, Manifest, TextRules
+from lookwire_server.encoding.texts import TextTokenizer
+from lookwire_server.errors import InvalidArgument, LookwireError
+from lookwire_server.metrics import Metrics
+from lookwire_server.models.config import ModelConfig
+from lookwire_server.models.model import Lane, Model, Request, Response, Tensor, check
+from lookwire_server.models.padding import Padding
+from lookwire_server.models.statistics import Statistics
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+# Characters that are tokenised on the event loop; more go to a thread. About 0.1 ms.
+INLINE_CHARACTERS = 2_000
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds that an embedding spent in each stage; the queue and infer times are those of the slowest row."""
+
+    decode: float = 0.0
+    tokenise: float = 0.0
+    queue: float = 0.0
+    infer: float = 0.0
+
+    def answered(self, response: Response) -> None:
+        self.queue = max(self.queue, response.queue_seconds)
+        self.infer = max(self.infer, response.infer_seconds)
+
+
+@dataclass(slots=True, frozen=True)
+class Embedded:
+    """L2-normalised float32 vectors of shape [inputs, dimension]; a row of zeros for each index in `errors`."""
+
+    vectors: Vectors
+    errors: dict[int, LookwireError]
+    times: Times
+
+
+@dataclass(slots=True, frozen=True)
+class Job:
+    """One call of `embed`: what it was asked with, and the answer that its tasks fill in."""
+
+    lane: Lane
+    deadline: float | None
+    answer: Embedded
+
+
+@dataclass(slots=True, frozen=True)
+class ImageTower:
+    """The image half: decoded pixels go to `model`."""
+
+    model: Model
+    rules: ImageRules
+    decoder: ImageDecoder
+
+
+@dataclass(slots=True, frozen=True)
+class TextTower:
+    """The text half: token ids go to `model`, which pads by `padding`."""
+
+    model: Model
+    rules: TextRules
+    tokenizer: TextTokenizer
+    padding: Padding
+
+    def by_length(self, indexes: Sequence[int], ids: Sequence[Sequence[int]]) -> list[tuple[list[int], Tensor]]:
+        """Groups texts whose padded lengths are equal: input indexes, and int32 ids of shape [texts, length]."""
+        rules = self.rules
+        cut = rules.causal and rules.pooling == "eos"
+        groups: dict[int, list[int]] = {}
+        for position, tokens in enumerate(ids):
+            length = min(self.padding.bucket(len(tokens)), rules.context_length) if cut else rules.context_length
+            groups.setdefault(length, []).append(position)
+        padded = []
+        for length, positions in groups.items():
+            matrix = np.full((len(positions), length), rules.pad_id, np.int32)
+            for row, position in enumerate(positions):
+                matrix[row, : len(ids[position])] = ids[position]
+            padded.append(([indexes[position] for position in positions], matrix))
+        return padded
+
+
+class Encoder:
+    """A loaded encoder. As a V2 model it takes TEXT or IMAGE (BYTES) and returns EMBEDDING."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        manifest: Manifest,
+        image: ImageTower | None,
+        text: TextTower | None,
+        max_text_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.version = version
+        self.statistics = Statistics()
+        self.manifest = manifest
+        self.name = config.name
+        self.fingerprint = manifest.fingerprint()
+        self.dimension = manifest.dimension
+        self._image = image
+        self._text = text
+        self._max_text_bytes = max_text_bytes
+        self._decode_seconds = metrics.stage_seconds.labels("decode")
+        self._tokenise_seconds = metrics.stage_seconds.labels("tokenise")
+
+    async def embed(
+        self, inputs: Sequence[str | bytes], *, lane: Lane = Lane.INTERACTIVE, deadline: float | None = None
+    ) -> Embedded:
+        """Embeds texts (str) and images (bytes) in any mix; an input that can't be embedded has an error, the others a vector."""
+        answer = Embedded(np.zeros((len(inputs), self.dimension), np.float32), {}, Times())
+        job = Job(lane, deadline, answer)
+        texts = {index: value for index, value in enumerate(inputs) if isinstance(value, str)}
+        images = {index: value for index, value in enumerate(inputs) if isinstance(value, bytes)}
+        try:
+            async with asyncio.TaskGroup() as group:
+                if texts:
+                    group.create_task(self._embed_texts(job, texts))
+                for index, image in images.items():
+                    group.create_task(self._embed_image(job, index, image))
+        except ExceptionGroup as failures:
+            error: Exception = failures
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
+        return answer
+
+    async def _embed_image(self, job: Job, index: int, image: bytes) -> None:
+        times = job.answer.times
+        started = time.monotonic()
+        try:
+            if self._image is None:
+                raise InvalidArgument(f"encoder '{self.name}' has no image tower; it takes texts only")
+            pixels = await self._image.decoder.pixels(image, self._image.rules)
+        except InvalidArgument as error:
+            job.answer.errors[index] = error
+            return
+        decoded = time.monotonic() - started
+        self._decode_seconds.observe(decoded)
+        times.decode = max(times.decode, decoded)
+        response = await self._image.model.infer(Request({"pixels": pixels[np.newaxis]}, job.lane, job.deadline))
+        times.answered(response)
+        job.answer.vectors[index] = response.outputs["embedding"][0]
+
+    async def _embed_texts(self, job: Job, texts: Mapping[int, str]) -> None:
+        tower = self._text
+        if tower is None:
+            error = InvalidArgument(f"encoder '{self.name}' has no text tower; it takes images only")
+            job.answer.errors.update(dict.fromkeys(texts, error))
+            return
+        for index, text in texts.items():
+            if (size := len(text.encode())) > self._max_text_bytes:
+                job.answer.errors[index] = InvalidArgument(
+                    f"the text has {size} bytes, at most {self._max_text_bytes} are taken",
+                    bytes=size,
+                    limit=self._max_text_bytes,
+                )
+        texts = {index: text for index, text in texts.items() if index not in job.answer.errors}
+        started = time.monotonic()
+        if sum(map(len, texts.values())) <= INLINE_CHARACTERS:
+            ids = tower.tokenizer.encode(list(texts.values()))
+        else:
+            ids = await asyncio.to_thread(tower.tokenizer.encode, list(texts.values()))
+        job.answer.times.tokenise = time.monotonic() - started
+        self._tokenise_seconds.observe(job.answer.times.tokenise)
+        async with asyncio.TaskGroup() as group:
+            for indexes, tokens in tower.by_length(list(texts), ids):
+                group.create_task(self._infer_texts(job, tower.model, indexes, tokens))
+
+    async def _infer_texts(self, job: Job, model: Model, indexes: Sequence[int], tokens: Tensor) -> None:
+        response = await model.infer(Request({"input_ids": tokens}, job.lane, job.deadline))
+        job.answer.times.answered(response)
+        job.answer.vectors[indexes] = response.outputs["embedding"]
+
+    async def infer(self, request: Request) -> Response:
+        """The V2 face: one of TEXT and IMAGE, BYTES of shape [rows, 1], to EMBEDDING, FP32 of shape [rows, dimension]."""
+        started = time.monotonic()
+        try:
+            rows = check(self.config, request.inputs)
+            if len(request.inputs) != 1:
+                raise InvalidArgument(
+                    f"model '{self.name}' takes either TEXT or IMAGE, got {len(request.inputs)} inputs"
+                )
+            embedded = await self.embed(self._contents(request.inputs), lane=request.lane, deadline=request.deadline)
+            for index, error in sorted(embedded.errors.items()):
+                raise type(error)(f"row {index}: {error.message}", field=error.field, **error.metadata)
+        except BaseException:
+            self.statistics.fail.add(time.monotonic() - started)
+            raise
+        self.statistics.success.add(time.monotonic() - started)
+        self.statistics.queue.add(embedded.times.queue)
+        self.statistics.executed(rows, 1, embedded.times.decode + embedded.times.tokenise, embedded.times.infer, 0.0)
+        return Response({"EMBEDDING": embedded.vectors}, embedded.times.queue, embedded.times.infer)
+
+    def _contents(self, inputs: Mapping[str, Tensor]) -> list[str | bytes]:
+        if "IMAGE" in inputs:
+            return list(inputs["IMAGE"].ravel())
+        try:
+            return [text.decode() for text in inputs["TEXT"].ravel()]
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(f"TEXT must be UTF-8: {error.reason} at byte {error.start}") from None
+
+    async def close(self) -> None:
+        """Nothing of its own to close: the towers and the decoder have other owners."""

@@ -1,0 +1,110 @@
+"""Images: encoded bytes in, the image tower's pixels out, exactly as the reference's transform makes them."""
+
+import asyncio
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lookwire_server.encoding.manifest import ImageRules
+from lookwire_server.errors import InvalidImage, QueueFull
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Pillow's own guard against decompression bombs is a global number; `decode` checks the header against the settings instead.
+Image.MAX_IMAGE_PIXELS = None
+# Images that may wait for a decoder: a bound on what one burst can pile up.
+MAX_WAITING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Bounds that are checked before anything is decoded."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+class ImageDecoder:
+    """Decodes images in a pool of threads (Pillow's codecs and resizing run outside the interpreter's lock)."""
+
+    def __init__(self, threads: int, limits: ImageLimits) -> None:
+        self.limits = limits
+        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._waiting = 0
+
+    async def pixels(self, data: bytes, rules: ImageRules) -> Pixels:
+        """uint8 pixels of shape [size, size, 3]; raises InvalidImage."""
+        if self._waiting >= MAX_WAITING:
+            raise QueueFull(f"{self._waiting} images wait to be decoded, at most {MAX_WAITING} may", limit=MAX_WAITING)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, decode, data, rules, self.limits)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def decode(data: bytes, rules: ImageRules, limits: ImageLimits) -> Pixels:
+    """Decodes, resizes, crops and converts one image; the order of these steps is open_clip's."""
+    if not data:
+        raise InvalidImage("the image is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        raise InvalidImage(
+            f"the image has {len(data)} bytes, at most {limits.max_bytes} are taken",
+            bytes=len(data),
+            limit=limits.max_bytes,
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.size, "the image", limits)
+            check_size(resized(image.size, rules), "resized for this encoder, the image", limits)
+            return np.asarray(transform(image, rules))
+    except InvalidImage:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidImage(
+            f"not an image of a known format ({', '.join(FORMATS)})", formats=",".join(FORMATS)
+        ) from None
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        raise InvalidImage("the image cannot be decoded: the file is damaged or cut short") from error
+
+
+def check_size(size: tuple[int, int], what: str, limits: ImageLimits) -> None:
+    """Raises InvalidImage if width x height is over the limit."""
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise InvalidImage(
+            f"{what} has {width} x {height} pixels, at most {limits.max_pixels} in all are taken",
+            width=width,
+            height=height,
+            limit=limits.max_pixels,
+        )
+
+
+def resized(size: tuple[int, int], rules: ImageRules) -> tuple[int, int]:
+    """Width and height before the crop; torchvision truncates the longer edge."""
+    width, height = size
+    if rules.resize == "squash":
+        return rules.size, rules.size
+    if width <= height:
+        return rules.size, int(rules.size * height / width)
+    return int(rules.size * width / height), rules.size
+
+
+def transform(image: Image.Image, rules: ImageRules) -> Image.Image:
+    """Torchvision's Resize and CenterCrop on a Pillow image, then RGB; returns `size` x `size`."""
+    target = resized(image.size, rules)
+    if target != image.size:
+        image = image.resize(target, INTERPOLATIONS[rules.interpolation])
+    # torchvision rounds half to even where the crop begins, as Python does.
+    left = round((target[0] - rules.size) / 2.0)
+    top = round((target[1] - rules.size) / 2.0)
+    return image.crop((left, top, left + rules.size, top + rules.size)).convert("RGB")

@@ -1,0 +1,89 @@
+"""The errors that callers see.
+
+    LookwireError
+    ├── InvalidArgument        the request itself is wrong: which field, what was expected
+    │   ├── InvalidImage       bytes that are no image, or one over the limits
+    │   └── InvalidVector      wrong dimension, NaN, infinite or all-zero
+    ├── NotFound               a named encoder, model, collection or item does not exist
+    ├── AlreadyExists          a name is taken
+    ├── FailedPrecondition     the request is well formed, the state does not allow it
+    ├── QueueFull              a bounded queue has no room
+    ├── DeadlineExceeded       nobody waits for the answer any more
+    ├── Unavailable            the server, or a part of it, is stopping or not ready
+    ├── StorageFailure         the disk refused a write; nothing of the request was kept
+    └── ModelFailure           the model's execution failed; the cause is in the server's log
+
+`code` names a canonical gRPC status, `reason` is stable and meant for programs, `metadata` holds every variable part of the
+message. One interceptor turns these into statuses; any other exception is logged and answered as INTERNAL with a fixed text.
+"""
+
+from typing import ClassVar
+
+
+class LookwireError(Exception):
+    """An expected error: its message is safe to show to the caller.
+
+    `field` is the path of the request's field that is at fault, e.g. `items[3].payload`; empty if none is.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, field: str = "", **metadata: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class InvalidArgument(LookwireError):
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_ARGUMENT"
+
+
+class InvalidImage(InvalidArgument):
+    reason = "INVALID_IMAGE"
+
+
+class InvalidVector(InvalidArgument):
+    reason = "INVALID_VECTOR"
+
+
+class NotFound(LookwireError):
+    code = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(LookwireError):
+    code = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+
+class FailedPrecondition(LookwireError):
+    code = "FAILED_PRECONDITION"
+    reason = "FAILED_PRECONDITION"
+
+
+class QueueFull(LookwireError):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "QUEUE_FULL"
+
+
+class DeadlineExceeded(LookwireError):
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Unavailable(LookwireError):
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+
+class StorageFailure(LookwireError):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "STORAGE_FAILURE"
+
+
+class ModelFailure(LookwireError):
+    code = "INTERNAL"
+    reason = "MODEL_FAILURE"

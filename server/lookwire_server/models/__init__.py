@@ -1,0 +1,1 @@
+"""Triton-style model serving: repository, configuration, dynamic batcher. Knows neither encoders nor collections."""

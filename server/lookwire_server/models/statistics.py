@@ -1,0 +1,58 @@
+"""What a model version has done since it was loaded, counted as Triton's ModelStatistics counts."""
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Duration:
+    """A number of events and their total time in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.ns += int(seconds * 1e9) * count
+
+
+@dataclass(slots=True)
+class BatchDuration:
+    """The executions at one batch size."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters of one model version; changed on the event loop only.
+
+    `inference_count` counts rows and `execution_count` counts executions, so their ratio is the mean batch size. The compute
+    durations count requests: each request of a batch adds the whole batch's time.
+    """
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    batches: dict[int, BatchDuration] = field(default_factory=dict)
+
+    def executed(self, rows: int, requests: int, input: float, infer: float, output: float) -> None:
+        """Counts one execution of `rows` rows for `requests` requests; durations in seconds."""
+        self.last_inference_ms = int(time.time() * 1e3)
+        self.inference_count += rows
+        self.execution_count += 1
+        self.compute_input.add(input, requests)
+        self.compute_infer.add(infer, requests)
+        self.compute_output.add(output, requests)
+        batch = self.batches.setdefault(rows, BatchDuration())
+        batch.input.add(input)
+        batch.infer.add(infer)
+        batch.output.add(output)

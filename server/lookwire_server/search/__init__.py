@@ -1,0 +1,1 @@
+"""Collections: SQLite holds the items, FAISS searches their vectors. Knows vectors, not models."""

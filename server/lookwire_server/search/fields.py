@@ -1,0 +1,153 @@
+"""The fields that a collection declares, and the values that a payload gives them."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NoReturn
+
+from lookwire_server.errors import InvalidArgument
+
+MAX_FIELDS = 64
+MAX_NAME_BYTES = 128
+MAX_PAYLOAD_BYTES = 64 * 1024
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+# What a caller sent is repeated in a message only so far: a status travels in HTTP/2 headers, which are small.
+MAX_SHOWN_CHARACTERS = 80
+MAX_SHOWN_NAMES = 10
+
+# A geo point is (latitude, longitude) in degrees.
+Value = str | int | float | bool | tuple[float, float]
+Values = Mapping[str, Value]
+
+
+class FieldType(StrEnum):
+    STRING = "string"
+    INT64 = "int64"
+    DOUBLE = "double"
+    BOOL = "bool"
+    GEO_POINT = "geo point"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A member of the payload that filters can use."""
+
+    name: str
+    type: FieldType
+
+
+def shown(text: str) -> str:
+    """Returns `text` quoted for a message, and cut if it is long."""
+    return repr(text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}...")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a message: the first few, and how many more there are."""
+    more = f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
+    return ", ".join(shown(name) for name in names[:MAX_SHOWN_NAMES]) + more
+
+
+def utf8_length(text: str) -> int | None:
+    """Returns the length in bytes; None if the text is no Unicode text, because it holds half a surrogate pair."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return None
+
+
+def check_fields(fields: Sequence[Field]) -> None:
+    """Raises InvalidArgument unless a collection may declare these fields."""
+    if len(fields) > MAX_FIELDS:
+        raise InvalidArgument(
+            f"{len(fields)} fields: a collection has at most {MAX_FIELDS}", field="fields", limit=MAX_FIELDS
+        )
+    positions: dict[str, int] = {}
+    for position, field in enumerate(fields):
+        path = f"fields[{position}].name"
+        length = utf8_length(field.name)
+        if length is None or not 1 <= length <= MAX_NAME_BYTES:
+            raise InvalidArgument(f"a field's name has 1 to {MAX_NAME_BYTES} bytes of UTF-8", field=path)
+        first = positions.setdefault(field.name, position)
+        if first != position:
+            raise InvalidArgument(f"fields[{first}] has the name {shown(field.name)} too", field=path)
+
+
+def read_payload(payload: bytes, fields: Sequence[Field], path: str) -> Values:
+    """Returns the values of the declared fields; raises InvalidArgument with `path` if the payload breaks a rule."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise InvalidArgument(
+            f"the payload has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed",
+            field=path,
+            limit=MAX_PAYLOAD_BYTES,
+        )
+    try:
+        members = json.loads(payload.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise InvalidArgument("the payload is not UTF-8", field=path) from None
+    except ValueError as error:
+        raise InvalidArgument(f"the payload is not JSON: {error}", field=path) from None
+    except RecursionError:
+        raise InvalidArgument("the payload is nested too deeply", field=path) from None
+    if not isinstance(members, dict):
+        raise InvalidArgument("the payload is not a JSON object", field=path)
+    values: dict[str, Value] = {}
+    for field in fields:
+        member = members.get(field.name)
+        if member is not None:
+            value = _read_value(member, field.type)
+            if value is None:
+                raise InvalidArgument(
+                    f"field {shown(field.name)} must be {_EXPECTED[field.type]}",
+                    field=path,
+                    payload_field=field.name,
+                    expected=field.type.value,
+                )
+            values[field.name] = value
+    return values
+
+
+_EXPECTED = {
+    FieldType.STRING: "a string of whole Unicode characters",
+    FieldType.INT64: "an integer that fits 64 bits, written without a point or an exponent",
+    FieldType.DOUBLE: "a finite number",
+    FieldType.BOOL: "true or false",
+    FieldType.GEO_POINT: 'an object {"lat": -90 to 90, "lon": -180 to 180}',
+}
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _read_value(member: object, type: FieldType) -> Value | None:
+    match type:
+        case FieldType.STRING:
+            return member if isinstance(member, str) and not _HALF_PAIR.search(member) else None
+        case FieldType.BOOL:
+            return member if isinstance(member, bool) else None
+        case FieldType.INT64:
+            whole = isinstance(member, int) and not isinstance(member, bool)
+            return member if isinstance(member, int) and whole and INT64_MIN <= member <= INT64_MAX else None
+        case FieldType.DOUBLE:
+            return _finite(member)
+        case FieldType.GEO_POINT:
+            if not isinstance(member, dict) or member.keys() != {"lat", "lon"}:
+                return None
+            latitude, longitude = _finite(member["lat"]), _finite(member["lon"])
+            if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
+                return None
+            return latitude, longitude
+
+
+def _finite(member: object) -> float | None:
+    if isinstance(member, bool) or not isinstance(member, int | float):
+        return None
+    try:
+        number = float(member)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
