@@ -8,8 +8,8 @@
         client.search("shop", text="something red", filter=field("price") < 50)
         client.search("shop", query=Query.recommend(liked=["d-17"]))
 
-`AsyncClient` is the same for asyncio, `lookwire.local.LocalServer` starts a server of one's own, `lookwire.v1` holds the
-generated messages.
+`AsyncClient` is the same for asyncio, `lookwire.local.LocalServer` starts a server of one's own, `lookwire.v1` holds
+the generated messages.
 """
 
 from importlib.metadata import version

@@ -7,10 +7,8 @@ from typing import Self
 
 import grpc
 
-from lookwire import channel as channels
-from lookwire import errors
-from lookwire.calls import collections, encoders, items, search
-from lookwire.calls.call import Call, Page, Result
+from lookwire import calls, channel, errors
+from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
 from lookwire.types import (
@@ -41,11 +39,13 @@ class AsyncClient:
         self, address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = 30.0
     ) -> None:
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=channels.OPTIONS)
+            self._channel = grpc.aio.insecure_channel(address, options=channel.OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=channels.OPTIONS)
-        self._methods = channels.methods(self._channel)
-        self._watch_health = self._channel.unary_stream(channels.HEALTH_WATCH)
+            self._channel = grpc.aio.secure_channel(address, credentials, options=channel.OPTIONS)
+        self._methods = channel.methods(self._channel)
+        self._watch_health: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(
+            channel.HEALTH_WATCH
+        )
         self._timeout = timeout
 
     async def close(self) -> None:
@@ -55,7 +55,9 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def wait_until_ready(self, timeout: float = 30.0) -> None:
@@ -64,21 +66,21 @@ class AsyncClient:
         while True:
             remaining = max(0.0, deadline - time.monotonic())
             try:
-                async for status in self._watch_health(channels.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
-                    if status == channels.HEALTH_SERVING:
+                async for status in self._watch_health(channel.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
+                    if status == channel.HEALTH_SERVING:
                         return
             except grpc.RpcError as error:
                 failure = errors.from_rpc(error)
-                if not isinstance(failure, errors.Unavailable):  # a server that goes away may come back
+                if not isinstance(failure, errors.Unavailable | errors.Cancelled):  # a server that stops may come back
                     raise failure from error
 
     async def list_encoders(self, *, timeout: float | None = None) -> list[Encoder]:
         """See `Client.list_encoders`."""
-        return await self._run(encoders.list_encoders(), timeout)
+        return await self._run(calls.list_encoders(), timeout)
 
     async def get_encoder(self, name: str = "", *, timeout: float | None = None) -> Encoder:
         """See `Client.get_encoder`."""
-        return await self._run(encoders.get_encoder(name), timeout)
+        return await self._run(calls.get_encoder(name), timeout)
 
     async def embed(
         self,
@@ -91,7 +93,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Embeddings:
         """See `Client.embed`."""
-        return await self._run(encoders.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+        return await self._run(calls.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
 
     async def create_collection(
         self,
@@ -102,35 +104,35 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Collection:
         """See `Client.create_collection`."""
-        return await self._run(collections.create_collection(name, fields or {}, encoder), timeout)
+        return await self._run(calls.create_collection(name, fields or {}, encoder), timeout)
 
     async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """See `Client.get_collection`."""
-        return await self._run(collections.get_collection(name), timeout)
+        return await self._run(calls.get_collection(name), timeout)
 
     async def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
         """See `Client.list_collections`."""
-        return [each async for each in self._pages(collections.list_collections, timeout)]
+        return [each async for each in self._pages(calls.list_collections, timeout)]
 
     async def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
         """See `Client.delete_collection`."""
-        await self._run(collections.delete_collection(name), timeout)
+        await self._run(calls.delete_collection(name), timeout)
 
     async def upsert(
         self,
         collection: str,
-        items_: Iterable[Item],
+        items: Iterable[Item],
         *,
         progress: Callable[[int], None] | None = None,
         timeout: float | None = None,
     ) -> Upserted:
         """See `Client.upsert`."""
         total = Upserted(sequence=0, inserted=0, replaced=0)
-        for call in items.upsert(collection, items_):
+        for call in calls.upsert(collection, items):
             try:
-                total = items.added(total, await self._run(call, timeout))
+                total = calls.added(total, await self._run(call, timeout))
             except errors.LookwireError as error:
-                raise items.failed_after(total, error) from error
+                raise calls.failed_after(total, error) from error
             if progress:
                 progress(total.count)
         return total
@@ -139,21 +141,21 @@ class AsyncClient:
         self, collection: str, ids: Sequence[str], *, include_vectors: bool = False, timeout: float | None = None
     ) -> list[StoredItem]:
         """See `Client.get_items`."""
-        return await self._run(items.get_items(collection, ids, include_vectors=include_vectors), timeout)
+        return await self._run(calls.get_items(collection, ids, include_vectors=include_vectors), timeout)
 
     async def delete_items(self, collection: str, ids: Sequence[str], *, timeout: float | None = None) -> Deleted:
         """See `Client.delete_items`."""
-        return await self._run(items.delete_items(collection, ids), timeout)
+        return await self._run(calls.delete_items(collection, ids), timeout)
 
     def list_items(
         self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
     ) -> AsyncIterator[StoredItem]:
         """See `Client.list_items`."""
-        return self._pages(lambda token: items.list_items(collection, filter, token), timeout)
+        return self._pages(lambda token: calls.list_items(collection, filter, token), timeout)
 
     async def count_items(self, collection: str, *, filter: Filter | None = None, timeout: float | None = None) -> int:
         """See `Client.count_items`."""
-        return await self._run(items.count_items(collection, filter), timeout)
+        return await self._run(calls.count_items(collection, filter), timeout)
 
     async def search(
         self,
@@ -173,7 +175,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> SearchResult:
         """See `Client.search`."""
-        call = search.search(
+        call = calls.search(
             collection,
             text=text,
             image=image,
@@ -190,13 +192,16 @@ class AsyncClient:
         return await self._run(call, timeout)
 
     async def _run(self, call: Call[Result], timeout: float | None) -> Result:
+        seconds = self._timeout if timeout is None else timeout
         try:
-            response = await self._methods[call.method](call.request, timeout=self._timeout if timeout is None else timeout)
+            response = await self._methods[call.method](call.request, timeout=seconds)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from error
         return call.parse(response)
 
-    async def _pages(self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None) -> AsyncIterator[Result]:
+    async def _pages(
+        self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None
+    ) -> AsyncIterator[Result]:
         token = ""
         while True:
             page = await self._run(page_call(token), timeout)

@@ -38,7 +38,8 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
 )
 
-# The health protocol in bytes, so that the client does without its package: a request about the whole server, and SERVING.
+# The health protocol in bytes, so that the client does without its package: a request about the whole server, and
+# the answer SERVING.
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 HEALTH_REQUEST = b""
 HEALTH_SERVING = b"\x08\x01"

@@ -7,10 +7,8 @@ from typing import Self
 
 import grpc
 
-from lookwire import channel as channels
-from lookwire import errors
-from lookwire.calls import collections, encoders, items, search
-from lookwire.calls.call import Call, Page, Result
+from lookwire import calls, channel, errors
+from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
 from lookwire.types import (
@@ -38,23 +36,25 @@ class Client:
     It connects at the first call. Give `credentials` (`grpc.ssl_channel_credentials()`) to speak TLS. A call ends after
     `timeout` seconds, retries included; each method takes a timeout of its own.
 
-    A call that finds no server, or one that is stopping (UNAVAILABLE), is made up to 4 times, with growing pauses. That is
-    safe: an upsert or a deletion by id has the same effect twice, only its counts then tell of the second time; and a
-    collection that the first attempt created or deleted shows as AlreadyExists or NotFound.
+    A call that finds no server, or one that is stopping (UNAVAILABLE), is made up to 4 times, with growing pauses. That
+    is safe: an upsert or a deletion by id has the same effect twice, only its counts then tell of the second time; and
+    a collection that the first attempt created or deleted shows as AlreadyExists or NotFound.
 
-    Every method raises a `lookwire.errors.LookwireError` for a call that failed, and TypeError or ValueError for arguments
-    that cannot be sent. A request is at most 64 MiB.
+    Every method raises a `lookwire.errors.LookwireError` for a call that failed, and TypeError or ValueError for
+    arguments that cannot be sent. A request is at most 64 MiB.
     """
 
     def __init__(
         self, address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = 30.0
     ) -> None:
         if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=channels.OPTIONS)
+            self._channel = grpc.insecure_channel(address, options=channel.OPTIONS)
         else:
-            self._channel = grpc.secure_channel(address, credentials, options=channels.OPTIONS)
-        self._methods = channels.methods(self._channel)
-        self._watch_health = self._channel.unary_stream(channels.HEALTH_WATCH)
+            self._channel = grpc.secure_channel(address, credentials, options=channel.OPTIONS)
+        self._methods = channel.methods(self._channel)
+        self._watch_health: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(
+            channel.HEALTH_WATCH
+        )
         self._timeout = timeout
 
     def close(self) -> None:
@@ -64,7 +64,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:
@@ -73,21 +75,21 @@ class Client:
         while True:
             remaining = max(0.0, deadline - time.monotonic())
             try:
-                for status in self._watch_health(channels.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
-                    if status == channels.HEALTH_SERVING:
+                for status in self._watch_health(channel.HEALTH_REQUEST, timeout=remaining, wait_for_ready=True):
+                    if status == channel.HEALTH_SERVING:
                         return
             except grpc.RpcError as error:
                 failure = errors.from_rpc(error)
-                if not isinstance(failure, errors.Unavailable):  # a server that goes away may come back
+                if not isinstance(failure, errors.Unavailable | errors.Cancelled):  # a server that stops may come back
                     raise failure from error
 
     def list_encoders(self, *, timeout: float | None = None) -> list[Encoder]:
         """Returns the encoders that the server serves, by name."""
-        return self._run(encoders.list_encoders(), timeout)
+        return self._run(calls.list_encoders(), timeout)
 
     def get_encoder(self, name: str = "", *, timeout: float | None = None) -> Encoder:
         """Returns one encoder; the name may be empty where the server serves exactly one. Raises NotFound."""
-        return self._run(encoders.get_encoder(name), timeout)
+        return self._run(calls.get_encoder(name), timeout)
 
     def embed(
         self,
@@ -102,10 +104,11 @@ class Client:
         """Returns a vector of length 1 for each text and then for each image, 1 to 1,024 in all.
 
         An input that cannot be embedded raises its error, which names its index; with `partial` its row is NaN and its
-        error is in `errors`, by index. `float16` halves the bytes of the reply and rounds to about 3 decimal digits; the
-        vectors are float32 all the same. Raises NotFound for an unknown encoder, ResourceExhausted while the queue is full.
+        error is in `errors`, by index. `float16` halves the bytes of the reply and rounds to about 3 decimal digits;
+        the vectors are float32 all the same. Raises NotFound for an unknown encoder, ResourceExhausted while the queue
+        is full.
         """
-        return self._run(encoders.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+        return self._run(calls.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
 
     def create_collection(
         self,
@@ -117,45 +120,45 @@ class Client:
     ) -> Collection:
         """Makes an empty collection, for items that `encoder` embeds; empty where the server serves exactly one.
 
-        `fields` are the top-level keys of payloads that filters will use, and their types; they cannot be changed later.
-        Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
+        `fields` are the top-level keys of payloads that filters will use, and their types; they cannot be changed
+        later. Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
         """
-        return self._run(collections.create_collection(name, fields or {}, encoder), timeout)
+        return self._run(calls.create_collection(name, fields or {}, encoder), timeout)
 
     def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """Returns one collection. Raises NotFound."""
-        return self._run(collections.get_collection(name), timeout)
+        return self._run(calls.get_collection(name), timeout)
 
     def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
         """Returns all collections, by name; `timeout` is for each page of them."""
-        return list(self._pages(collections.list_collections, timeout))
+        return list(self._pages(calls.list_collections, timeout))
 
     def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
         """Removes a collection and all its items, for good. Raises NotFound."""
-        self._run(collections.delete_collection(name), timeout)
+        self._run(calls.delete_collection(name), timeout)
 
     def upsert(
         self,
         collection: str,
-        items_: Iterable[Item],
+        items: Iterable[Item],
         *,
         progress: Callable[[int], None] | None = None,
         timeout: float | None = None,
     ) -> Upserted:
         """Adds items, and replaces those whose id exists as a whole: payload and vector.
 
-        The items go out in chunks of at most 256 items and about 4 MiB, one after the other, so `items_` may be a generator
-        of any length. Each chunk is atomic, the whole is not: on an error the chunks before are written, and the chunk that
-        failed is written as a whole or not at all. The error's `acknowledged` says how many items were confirmed, and its
-        field violations count the items from the first of all. `progress` is called after each chunk with the number of
-        items confirmed; `timeout` is for each chunk.
+        The items go out in chunks of at most 256 items and about 4 MiB, one after the other, so `items` may be a
+        generator of any length. Each chunk is atomic, the whole is not: on an error the chunks before are written, and
+        the chunk that failed is written as a whole or not at all. The error's `acknowledged` says how many items were
+        confirmed, and its field violations count the items from the first of all. `progress` is called after each chunk
+        with the number of items confirmed; `timeout` is for each chunk.
         """
         total = Upserted(sequence=0, inserted=0, replaced=0)
-        for call in items.upsert(collection, items_):
+        for call in calls.upsert(collection, items):
             try:
-                total = items.added(total, self._run(call, timeout))
+                total = calls.added(total, self._run(call, timeout))
             except errors.LookwireError as error:
-                raise items.failed_after(total, error) from error
+                raise calls.failed_after(total, error) from error
             if progress:
                 progress(total.count)
         return total
@@ -164,11 +167,11 @@ class Client:
         self, collection: str, ids: Sequence[str], *, include_vectors: bool = False, timeout: float | None = None
     ) -> list[StoredItem]:
         """Returns items by id, 1 to 1,024, in the order of `ids`; those that do not exist are left out."""
-        return self._run(items.get_items(collection, ids, include_vectors=include_vectors), timeout)
+        return self._run(calls.get_items(collection, ids, include_vectors=include_vectors), timeout)
 
     def delete_items(self, collection: str, ids: Sequence[str], *, timeout: float | None = None) -> Deleted:
         """Removes items by id, 1 to 1,024; those that do not exist are passed over."""
-        return self._run(items.delete_items(collection, ids), timeout)
+        return self._run(calls.delete_items(collection, ids), timeout)
 
     def list_items(
         self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
@@ -177,11 +180,11 @@ class Client:
 
         An item written meanwhile is seen or not; none is seen twice. `timeout` is for each page.
         """
-        return self._pages(lambda token: items.list_items(collection, filter, token), timeout)
+        return self._pages(lambda token: calls.list_items(collection, filter, token), timeout)
 
     def count_items(self, collection: str, *, filter: Filter | None = None, timeout: float | None = None) -> int:
         """Returns how many items match a filter, or how many there are."""
-        return self._run(items.count_items(collection, filter), timeout)
+        return self._run(calls.count_items(collection, filter), timeout)
 
     def search(
         self,
@@ -202,14 +205,15 @@ class Client:
     ) -> SearchResult:
         """Returns the at most `top_k` (1 to 1,000) items nearest to a query, best first.
 
-        Exactly one of `text`, `image`, `vector` [d], `item_id` (that item is not among the hits) and `query` says what to
-        look for. `filter` limits the items considered. Hits with a score, a cosine in [-1, 1], below `score_threshold` are
-        dropped. `ids_only` leaves out the payloads, `include_vectors` adds the vectors. Every confirmed write is seen;
-        `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached that write.
+        Exactly one of `text`, `image`, `vector` [d], `item_id` (that item is not among the hits) and `query` says what
+        to look for. `filter` limits the items considered. Hits with a score, a cosine in [-1, 1], below
+        `score_threshold` are dropped. `ids_only` leaves out the payloads, `include_vectors` adds the vectors. Every
+        confirmed write is seen; `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached
+        that write.
 
         Raises NotFound for an unknown collection or item, FailedPrecondition if the collection's encoder has changed.
         """
-        call = search.search(
+        call = calls.search(
             collection,
             text=text,
             image=image,
@@ -226,8 +230,9 @@ class Client:
         return self._run(call, timeout)
 
     def _run(self, call: Call[Result], timeout: float | None) -> Result:
+        seconds = self._timeout if timeout is None else timeout
         try:
-            response = self._methods[call.method](call.request, timeout=self._timeout if timeout is None else timeout)
+            response = self._methods[call.method](call.request, timeout=seconds)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from error
         return call.parse(response)

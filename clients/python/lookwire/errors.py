@@ -12,7 +12,8 @@
     ├── Unimplemented         the server is too old for the call
     └── Internal              the server failed; its log says why
 
-A status of any other code is a plain `LookwireError`. Arguments that could not even be sent are a `TypeError` or a `ValueError`.
+A status of any other code is a plain `LookwireError`. Arguments that could not even be sent are a `TypeError` or a
+`ValueError`.
 """
 
 from collections.abc import Mapping
@@ -37,9 +38,9 @@ class FieldViolation:
 class LookwireError(Exception):
     """A call that failed.
 
-    `message` is for people; `code` and `reason` (upper case, such as "QUEUE_FULL"; the name of the code if the server gave
-    none) are for programs, and `metadata` holds the variable parts of the message. `acknowledged` is the number of items that
-    an upsert had written before it failed, 0 in any other call.
+    `message` is for people; `code` and `reason` (upper case, such as "QUEUE_FULL"; the name of the code if the server
+    gave none) are for programs, and `metadata` holds the variable parts of the message. `acknowledged` is the number of
+    items that an upsert had written before it failed, 0 in any other call.
     """
 
     def __init__(

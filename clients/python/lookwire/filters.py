@@ -4,8 +4,8 @@
 
     (field("colour") == "red") & (field("price") < 50) & ~ids(["a", "b"])
 
-Only fields that the collection declares can be used. An item without a value for a field does not match a condition on it,
-and so matches its negation. Comparisons bind weaker than `&` and `|` in Python, hence the parentheses.
+Only fields that the collection declares can be used. An item without a value for a field does not match a condition on
+it, and so matches its negation. Comparisons bind weaker than `&` and `|` in Python, hence the parentheses.
 """
 
 import math
@@ -38,7 +38,7 @@ class Filter:
         return none_of(self)
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a filter is neither true nor false: combine filters with &, | and ~; write ranges with between()")
+        raise TypeError("a filter is neither true nor false: combine filters with &, | and ~, and see between()")
 
 
 def all_of(*filters: Filter) -> Filter:
@@ -138,7 +138,7 @@ class FieldName:
         raise TypeError(f"field {self.name!r} compares with a string, a number or a bool, not {type(value).__name__}")
 
     def _bound(self, value: object) -> float:
-        """Returns `value` as a float. Raises TypeError if it is no real number, ValueError if no finite float equals it."""
+        """Returns `value` as a float. Raises TypeError for no real number, ValueError if no finite float equals it."""
         if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"field {self.name!r} needs a real number here, not {type(value).__name__}")
         try:

@@ -44,7 +44,7 @@ class Query:
 
     @classmethod
     def mix(cls, *parts: tuple["Query", float]) -> "Query":
-        """Looks for a weighted sum of 1 to 16 queries, none of them a mix itself; a negative weight moves away from its query.
+        """Looks for a weighted sum of 1 to 16 queries, none of them a mix itself; a negative weight moves away.
 
         Items that parts name are not among the hits.
         """

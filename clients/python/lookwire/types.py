@@ -59,8 +59,8 @@ class Encoder:
     """A pair of towers that embed texts and images into one space.
 
     Vectors may be compared only if their `fingerprint` is the same. `modalities` holds "text" and "image" as served;
-    `image_size` (pixels) or `context_length` (tokens) is 0 for one that is not. `logit_bias` is None where the encoder has
-    none, `parity` where it was never compared with a reference.
+    `image_size` (pixels) or `context_length` (tokens) is 0 for one that is not. `logit_bias` is None where the encoder
+    has none, `parity` where it was never compared with a reference.
     """
 
     name: str
@@ -106,8 +106,8 @@ class FieldType(StrEnum):
 class Collection:
     """A named set of items that one encoder embedded.
 
-    `fields` are the payload fields that filters can use. `sequence` is the number of the last write, 0 for a new collection.
-    `create_time` is in UTC.
+    `fields` are the payload fields that filters can use. `sequence` is the number of the last write, 0 for a new
+    collection. `create_time` is in UTC.
     """
 
     name: str

@@ -8,7 +8,7 @@ from lookwire.v1.vector_pb2 import Matrix, Vector
 
 
 def vector_message(vector: VectorLike) -> Vector:
-    """Returns the message for a vector [d] of numbers, sent as float16 if it is a float16 array and as float32 otherwise.
+    """Returns the message for a vector [d] of real numbers: a float16 array is sent as it is, all else as float32.
 
     Raises TypeError for what holds no real numbers, ValueError for another shape.
     """
@@ -24,8 +24,6 @@ def vector_message(vector: VectorLike) -> Vector:
 
 def matrix_array(matrix: Matrix) -> NDArray[np.float32]:
     """Returns the rows of `matrix` as a new float32 array [rows, dimension]."""
-    if matrix.WhichOneof("data") == "f16":
-        flat = np.frombuffer(matrix.f16, "<f2")
-    else:
-        flat = np.frombuffer(matrix.f32, "<f4")
+    half = matrix.WhichOneof("data") == "f16"
+    flat = np.frombuffer(matrix.f16, "<f2") if half else np.frombuffer(matrix.f32, "<f4")
     return flat.reshape(matrix.rows, matrix.dimension).astype(np.float32)

@@ -179,6 +179,10 @@ class Batcher:
                     pending, ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
                 )
             return
+        except BaseException:  # the instance itself is ended: its requests are told before it goes
+            for pending in batch:
+                self._fail(pending, Unavailable(f"model '{self.config.name}' is stopping"))
+            raise
         rows = sum(pending.rows for pending in batch)
         self.statistics.executed(rows, len(batch), *times)
         self._batch_rows.observe(rows)

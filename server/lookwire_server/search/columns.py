@@ -1,7 +1,7 @@
 """The values of the declared fields as numpy columns, one row for each slot of the index.
 
-Columns only grow. A condition is evaluated on the first `count` rows, so a reader that knows how many rows it may see needs
-no lock and no copy.
+Columns only grow. A condition is evaluated on the first `count` rows, so a reader that knows how many rows it may see
+needs no lock and no copy.
 """
 
 import math
@@ -42,7 +42,7 @@ class StringColumn:
         return column
 
     def exists(self, count: int) -> Mask:
-        return self._codes.first(count) >= 0
+        return cast(Mask, self._codes.first(count) >= 0)
 
     def among(self, wanted: Iterable[Value], count: int) -> Mask:
         codes = [code for word in wanted if (code := self._code_of.get(cast(str, word))) is not None]
@@ -51,13 +51,13 @@ class StringColumn:
         # The last entry answers for -1, which is no value.
         matching = np.zeros(len(self._words) + 1, np.bool_)
         matching[codes] = True
-        return matching[self._codes.first(count)]
+        return cast(Mask, matching[self._codes.first(count)])
 
     def prefixed(self, prefix: str, count: int) -> Mask:
         words = len(self._words)
         matching = np.zeros(words + 1, np.bool_)
         matching[:words] = [word.startswith(prefix) for word in self._words[:words]]
-        return matching[self._codes.first(count)]
+        return cast(Mask, matching[self._codes.first(count)])
 
     def _code(self, word: str) -> int:
         code = self._code_of.get(word)
@@ -101,9 +101,7 @@ class ScalarColumn:
 class Int64Column(ScalarColumn):
     """Integers."""
 
-    def between(
-        self, *, gt: float | None, gte: float | None, lt: float | None, lte: float | None, count: int
-    ) -> Mask:
+    def between(self, *, gt: float | None, gte: float | None, lt: float | None, lte: float | None, count: int) -> Mask:
         """Rounds the bounds to integers, never the values to doubles: an integer may have more digits than a double."""
         low = max(INT64_MIN if gt is None else math.floor(gt) + 1, INT64_MIN if gte is None else math.ceil(gte))
         high = min(INT64_MAX if lt is None else math.ceil(lt) - 1, INT64_MAX if lte is None else math.floor(lte))
@@ -118,9 +116,7 @@ class Int64Column(ScalarColumn):
 class DoubleColumn(ScalarColumn):
     """Floating-point numbers."""
 
-    def between(
-        self, *, gt: float | None, gte: float | None, lt: float | None, lte: float | None, count: int
-    ) -> Mask:
+    def between(self, *, gt: float | None, gte: float | None, lt: float | None, lte: float | None, count: int) -> Mask:
         values = self._values.first(count)
         matching: Mask = self._present.first(count).copy()
         if gt is not None:
@@ -151,7 +147,7 @@ class GeoColumn:
         return column
 
     def exists(self, count: int) -> Mask:
-        return ~np.isnan(self._points.first(count)[:, 0])
+        return cast(Mask, ~np.isnan(self._points.first(count)[:, 0]))
 
     def within_radius(self, latitude: float, longitude: float, meters: float, count: int) -> Mask:
         """Matches by the haversine distance on a sphere of the mean Earth radius."""

@@ -16,7 +16,7 @@ NOWHERE = -1
 class Rows:
     """Ids, keys, vectors and field values by slot; only ever appended to, by the writer.
 
-    A slot holds one version of one item. Readers use the first `count` slots of the view that they hold and need no lock.
+    A slot holds one version of one item. Readers use the first `count` slots of the view that they hold, with no lock.
     """
 
     def __init__(self, dimension: int, fields: Sequence[Field]) -> None:
@@ -34,7 +34,7 @@ class Rows:
         self, ids: Sequence[str], keys: Sequence[int], vectors: Matrix, values: Sequence[Values]
     ) -> NDArray[np.int64]:
         """Adds a slot for each item, whose ids differ; returns the slots that held them before."""
-        previous = np.array([self._latest.get(id, NOWHERE) for id in ids], np.int64)
+        previous: NDArray[np.int64] = np.array([self._latest.get(id, NOWHERE) for id in ids], np.int64)
         self._ids.extend(ids)
         self._keys.append(np.array(keys, np.int64))
         self._vectors.append(vectors)
@@ -43,7 +43,8 @@ class Rows:
         # Last, because a reader that finds a slot here reads what was written above.
         self._latest.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))
         self.count += len(ids)
-        return previous[previous != NOWHERE]
+        replaced: NDArray[np.int64] = previous[previous != NOWHERE]
+        return replaced
 
     def slot_of(self, id: str, count: int) -> int | None:
         """Returns the slot of the newest version among the first `count` slots, dead or alive."""

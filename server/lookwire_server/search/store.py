@@ -3,17 +3,16 @@
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import apsw
-import numpy as np
 
-from lookwire_server.errors import FailedPrecondition, LookwireError, NotFound
-from lookwire_server.search.fields import Field, FieldType, shown
+from lookwire_server.errors import FailedPrecondition, NotFound
+from lookwire_server.search.fields import Field, FieldType
 from lookwire_server.search.items import NewItem, StoredItem
 from lookwire_server.search.lock import DirectoryLock
 from lookwire_server.search.vectors import Matrix
@@ -44,7 +43,7 @@ CREATE TABLE items (
 """
 # Only a tool from outside can hold the database; it gets this long before an operation fails.
 BUSY_MILLISECONDS = 5_000
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +77,16 @@ class Store:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = str(directory / DATABASE)
-        self._lock = DirectoryLock(directory)
         self._readers: list[apsw.Connection] = []
         self._thread = threading.local()
-        self._connection = apsw.Connection(self._path)
-        try:
+        with ExitStack() as opened:
+            self._lock = opened.enter_context(closing(DirectoryLock(directory)))
+            self._connection = opened.enter_context(closing(apsw.Connection(self._path)))
             self._connection.set_busy_timeout(BUSY_MILLISECONDS)
             self._connection.pragma("journal_mode", "wal")
             self._connection.pragma("synchronous", "full")
             self._check_schema(directory)
-        except BaseException:
-            self._connection.close()
-            self._lock.close()
-            raise
+            opened.pop_all()
 
     def close(self) -> None:
         """Brings the whole log into the database file. No other thread may use the store any more."""
@@ -136,8 +132,8 @@ class Store:
         self, name: str, encoder: str, fingerprint: str, dimension: int, fields: Sequence[Field]
     ) -> CollectionRow | None:
         """Returns the new collection; None if the name is taken."""
-        created = datetime.now(timezone.utc)
-        numbers = self._connection.execute(
+        created = datetime.now(UTC)
+        numbers: list[Any] = self._connection.execute(
             "INSERT INTO collections (name, encoder, fingerprint, dimension, fields, created_microseconds, sequence)"
             " VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (name) DO NOTHING RETURNING number",
             (
@@ -162,7 +158,7 @@ class Store:
 
     def next_sequence(self, number: int) -> int:
         """Counts one more write to a collection; raises NotFound if it is gone."""
-        sequences = self._connection.execute(
+        sequences: list[Any] = self._connection.execute(
             "UPDATE collections SET sequence = sequence + 1 WHERE number = ? RETURNING sequence", (number,)
         ).fetchall()
         if not sequences:
@@ -170,9 +166,7 @@ class Store:
         sequence: int = sequences[0][0]
         return sequence
 
-    def put_items(
-        self, number: int, sequence: int, items: Sequence[NewItem], vectors: Matrix
-    ) -> tuple[list[int], int]:
+    def put_items(self, number: int, sequence: int, items: Sequence[NewItem], vectors: Matrix) -> tuple[list[int], int]:
         """Returns the keys of the new rows, and how many rows they replace."""
         replaced = self.remove_items(number, [item.id for item in items])
         little_endian = vectors.astype("<f4", copy=False)
@@ -188,16 +182,15 @@ class Store:
     def remove_items(self, number: int, ids: Sequence[str]) -> int:
         """Returns how many there were."""
         before = self._connection.total_changes()
-        self._connection.executemany(
-            "DELETE FROM items WHERE collection = ? AND id = ?", ((number, id) for id in ids)
-        )
+        self._connection.executemany("DELETE FROM items WHERE collection = ? AND id = ?", ((number, id) for id in ids))
         return self._connection.total_changes() - before
 
     # At the start, before there is a writer.
 
     def collections(self) -> list[CollectionRow]:
         rows = self._connection.execute(
-            "SELECT number, name, encoder, fingerprint, dimension, fields, created_microseconds, sequence FROM collections"
+            "SELECT number, name, encoder, fingerprint, dimension, fields, created_microseconds, sequence"
+            " FROM collections"
         )
         return [
             CollectionRow(
@@ -228,16 +221,17 @@ class Store:
         )
         return {key: StoredItem(id, payload, sequence) for key, id, payload, sequence in rows}
 
-    def items_by_id(self, number: int, ids: Sequence[str], *, with_vectors: bool) -> dict[str, tuple[StoredItem, bytes]]:
+    def items_by_id(
+        self, number: int, ids: Sequence[str], *, with_vectors: bool
+    ) -> dict[str, tuple[StoredItem, bytes]]:
         """Returns the items that exist, all as of one moment; the vector is empty unless asked for."""
         reader = self._reader()
+        vector = "vector" if with_vectors else "x''"
+        query = f"SELECT id, payload, sequence, {vector} FROM items WHERE collection = ? AND id = ?"
         with reader:
-            rows = reader.executemany(
-                f"SELECT id, payload, sequence, {"vector" if with_vectors else "x''"} FROM items"
-                " WHERE collection = ? AND id = ?",
-                ((number, id) for id in ids),
-            )
-            return {id: (StoredItem(id, payload, sequence), vector) for id, payload, sequence, vector in rows}
+            rows = reader.executemany(query, ((number, id) for id in ids))
+            found = {id: (StoredItem(id, payload, sequence), vector) for id, payload, sequence, vector in rows}
+        return found
 
     def items_after(self, number: int, id: str, limit: int) -> list[StoredItem]:
         """Returns the next items in the order of the UTF-8 bytes of their ids; those from the first after ''."""
@@ -263,7 +257,7 @@ class Store:
         version: Any = self._connection.pragma("user_version")
         if version > SCHEMA_VERSION:
             raise FailedPrecondition(
-                f"the data directory {directory} has schema version {version}, this server knows up to {SCHEMA_VERSION}",
+                f"the data directory {directory} has schema version {version}; this server knows {SCHEMA_VERSION}",
                 data_dir=directory,
                 version=version,
                 known=SCHEMA_VERSION,

@@ -32,6 +32,12 @@ class Hits:
     slots: NDArray[np.int64]
     plan: Plan
 
+    def at_least(self, score: float) -> "Hits":
+        """Returns the hits that have this score or a higher one."""
+        # In float32, so that a threshold taken from a reply keeps the hit that it was taken from.
+        count = int(np.count_nonzero(self.scores >= np.float32(score)))
+        return Hits(self.ids[:count], self.keys[:count], self.scores[:count], self.slots[:count], self.plan)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
@@ -88,7 +94,7 @@ class View:
 
 
 def _nearest(query: Vector, vectors: Matrix, k: int, selected: Mask | None) -> tuple[Vector, NDArray[np.int64]]:
-    """Returns scores and rows of the k best, which there must be. FAISS scans the memory as it is and changes nothing."""
+    """Returns scores and rows of the k best, of which there must be k. FAISS reads the memory and changes nothing."""
     scores = np.empty(k, np.float32)
     rows = np.empty(k, np.int64)
     if k:

@@ -8,15 +8,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import apsw
 
-from lookwire_server.errors import LookwireError, QueueFull, StorageFailure, Unavailable
+from lookwire_server.errors import QueueFull, StorageFailure, Unavailable
 from lookwire_server.metrics import Metrics
 from lookwire_server.search.store import Store
 
-# A commit takes all that wait, so a long queue costs memory rather than time; a caller beyond these limits does better to
-# hear so at once. 512 MiB is eight of the largest writes that a request can hold.
+# A commit takes all that wait, so a long queue costs memory rather than time; a caller beyond these limits does better
+# to hear so at once. 512 MiB is eight of the largest writes that a request can hold.
 MAX_QUEUED_WRITES = 4_096
 MAX_QUEUED_BYTES = 512 * 1024 * 1024
-# What SQLite says when the disk, not the program, is at fault. The database is as it was, and a later write may succeed.
+# What SQLite says when the disk, not the program, is at fault. The database is as it was; a later write may succeed.
 DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
 
 Result = TypeVar("Result", covariant=True)
@@ -46,9 +46,16 @@ class _Job(Generic[Result]):
         self.write = write
         self.future: Future[Result] = Future()
 
+    def claim(self) -> bool:
+        """Returns whether the write is still to be answered; from then on the caller cannot give up."""
+        if self.future.running():
+            return True
+        return not self.future.done() and self.future.set_running_or_notify_cancel()
+
     def fail(self, error: Exception, cause: BaseException | None = None) -> None:
-        if not self.future.done():
-            error.__cause__ = cause
+        if self.claim():
+            if cause is not None:
+                error.__cause__ = cause
             self.future.set_exception(error)
 
 
@@ -95,6 +102,8 @@ class Writer:
     def settled(self) -> Future[None]:
         """Completes once all that is on disk now is visible too."""
         future: Future[None] = Future()
+        # Running, so that a caller that gives up cannot cancel it under the writer.
+        future.set_running_or_notify_cancel()
         with self._changed:
             if self._failure is not None:
                 future.set_exception(_unavailable())
@@ -131,7 +140,7 @@ class Writer:
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         try:
-            persisted = self._persist([job for job in jobs if not job.future.done()])
+            persisted = self._persist([job for job in jobs if job.claim()])
         except DISK_ERRORS as error:
             self._store.roll_back()
             if len(jobs) > 1:
@@ -155,9 +164,6 @@ class Writer:
         persisted = []
         self._store.begin()
         for job in jobs:
-            # False if the caller gave up before; from here on it cannot.
-            if not job.future.running() and not job.future.set_running_or_notify_cancel():
-                continue
             try:
                 with self._store.savepoint():
                     job.write.persist(self._store)

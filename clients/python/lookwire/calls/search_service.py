@@ -25,7 +25,7 @@ def search(
     include_vectors: bool,
     min_sequence: int | None,
 ) -> Call[SearchResult]:
-    """Asks for the items nearest to a query. Raises ValueError unless exactly one of the five kinds of query is given."""
+    """Asks for the items nearest to a query. Raises ValueError unless one kind of query is given."""
     given = [
         Query.text(text) if text is not None else None,
         Query.image(image) if image is not None else None,

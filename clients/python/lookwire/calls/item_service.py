@@ -110,12 +110,14 @@ def _item(item: Item) -> pb.Item:
     if not isinstance(item, Item):
         raise TypeError(f"an item to write is a lookwire.Item, not {type(item).__name__}")
     payload = json.dumps(dict(item.payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    message = pb.Item(id=item.id, payload=payload)
     if item.text is not None:
-        return pb.Item(id=item.id, payload=payload, text=item.text)
+        message.text = item.text
     if item.image is not None:
-        return pb.Item(id=item.id, payload=payload, image=image_bytes(item.image))
-    assert item.vector is not None, "an Item has exactly one source"
-    return pb.Item(id=item.id, payload=payload, vector=vector_message(item.vector))
+        message.image = image_bytes(item.image)
+    if item.vector is not None:
+        message.vector.CopyFrom(vector_message(item.vector))
+    return message
 
 
 def _stored(message: pb.StoredItem, vector: NDArray[np.float32] | None) -> StoredItem:

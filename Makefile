@@ -1,0 +1,64 @@
+# Everything that one does here. Two environments: .venv (server, tests; no torch) and .venv-export (torch, the export).
+PYTHON ?= python3
+VENV := .venv/bin
+EXPORT := .venv-export/bin
+PIP := pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check proto bench eval train test-export test-setup clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(VENV)/$(PIP) -e '.[demo]'
+	@touch $@
+
+.venv/dev: pyproject.toml .venv/run
+	$(VENV)/$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv-export/dev: pyproject.toml
+	$(PYTHON) -m venv .venv-export
+	$(EXPORT)/$(PIP) -e '.[export]' pytest pytest-asyncio pytest-timeout hypothesis scikit-image
+	@touch $@
+
+demo: .venv/run  ## serve the bundled encoder, import a sample catalogue, search it (DEMO_EXIT=1: then stop)
+	$(VENV)/python -m clients.demo
+
+serve: .venv/run  ## serve model_repo on ports 8001 (gRPC) and 8002 (metrics)
+	$(VENV)/lookwire-server --model-repository model_repo --data-dir data
+
+test: check  ## check, then the tests (no torch, no network)
+	$(VENV)/pytest -n 2 --dist loadgroup
+
+check: .venv/dev  ## lint, types, protos, fresh stubs
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/buf lint protos
+	$(VENV)/python protos/generate.py --check
+
+proto: .venv/dev  ## make the stubs from the protos
+	$(VENV)/python protos/generate.py
+
+bench: .venv/dev  ## run one benchmark: make bench NAME=batching
+	$(VENV)/python -m benchmarks $(NAME)
+
+eval: .venv/run  ## print the bundled encoder's retrieval figures on drawings that training never saw
+	$(VENV)/python -m clients.evaluate
+
+train: .venv-export/dev  ## train the bundled encoder (about 20 minutes on two cores) and export it to model_repo
+	$(EXPORT)/python -m lookwire_export.train
+	$(EXPORT)/lookwire-export lookwire-garments --pretrained tests/data/garments.safetensors --repo model_repo \
+	    --name garments --precision fp16
+
+test-export: .venv-export/dev  ## the tests of the export (torch: about 6 GB in .venv-export)
+	$(EXPORT)/pytest tests/export
+
+test-setup:  ## install what some tests use from Debian's packages: promtool
+	command -v promtool >/dev/null || (apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus)
+
+clean:  ## remove environments and everything made
+	rm -rf .venv .venv-export build data

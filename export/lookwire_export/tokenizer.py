@@ -1,0 +1,76 @@
+"""Writes open_clip's byte-pair encoding as a `tokenizer.json` of the `tokenizers` library, offline.
+
+For text that has been cleaned the way open_clip cleans it, `Tokenizer.from_str(tokenizer_json(t)).encode(text,
+add_special_tokens=False).ids` are `t.encode(text)`. Cleaning, begin, end, cutting and padding are the server's work.
+"""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+BEGIN, END = "<start_of_text>", "<end_of_text>"
+END_OF_WORD = "</w>"
+
+# open_clip splits with this pattern, regardless of case. Its input is lower case already, and the only other letter that
+# folds to one of the pattern's is the long s.
+WORDS = r"<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def tokenizer_json(tokenizer: Any) -> str:
+    """Returns the file's text for an `open_clip.SimpleTokenizer`, as compact as JSON can be."""
+    vocabulary: dict[str, int] = dict(tokenizer.encoder)
+    ranked = sorted(tokenizer.bpe_ranks.items(), key=lambda item: item[1])
+    merges = [f"{first} {second}" for (first, second), _ in ranked]
+    for word in (BEGIN, END):
+        merges += _spelled(word, vocabulary, tokenizer)
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": END_OF_WORD,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocabulary,
+        "merges": merges,
+    }
+    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": True}
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    whole = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
+        "post_processor": None,
+        "decoder": None,
+        "model": model,
+    }
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+
+
+def _spelled(word: str, vocabulary: dict[str, int], tokenizer: Any) -> list[str]:
+    """Adds merges that lead from the pieces of a special word to its one id, and returns them.
+
+    open_clip gives the literal text "<start_of_text>" its special id where its pattern finds that word whole, which an
+    added token would not obey. The merges come last, begin with "<start" or "<end", and so apply to no other word.
+    """
+    identity = vocabulary.pop(word)
+    pieces = _pieces(word, tokenizer)
+    merges, joined = [], pieces[0]
+    for _, piece in pairwise(pieces):
+        merges.append(f"{joined} {piece}")
+        joined += piece
+        vocabulary[joined] = len(tokenizer.encoder) + len(vocabulary)
+    vocabulary[joined] = identity
+    return merges
+
+
+def _pieces(word: str, tokenizer: Any) -> list[str]:
+    """Returns what the ordinary merges make of the word, which its special entry in the cache hides."""
+    special = tokenizer.cache.pop(word)
+    pieces: list[str] = tokenizer.bpe(word).split(" ")
+    tokenizer.cache[word] = special
+    return pieces

@@ -1,0 +1,34 @@
+"""The token that continues a list: the id that the last page ended with, bound to what was listed."""
+
+import base64
+import binascii
+import hashlib
+
+from lookwire_server.errors import InvalidArgument
+
+SCOPE_BYTES = 12
+
+
+def token_after(id: str, scope: str) -> str:
+    """Returns the token for the page after an id; `scope` is all that must stay the same from page to page."""
+    return base64.urlsafe_b64encode(_digest(scope) + id.encode()).decode().rstrip("=")
+
+
+def last_id(token: str, scope: str) -> str:
+    """Returns the id that the token was made with; '' for an empty token. Raises InvalidArgument for a wrong one."""
+    if not token:
+        return ""
+    try:
+        content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        digest, id = content[:SCOPE_BYTES], content[SCOPE_BYTES:].decode()
+    except (binascii.Error, ValueError):
+        digest, id = b"", ""
+    if not id:
+        raise InvalidArgument("the page token is not one that this server gave", field="page_token")
+    if digest != _digest(scope):
+        raise InvalidArgument("the page token belongs to another collection or filter", field="page_token")
+    return id
+
+
+def _digest(scope: str) -> bytes:
+    return hashlib.sha256(scope.encode()).digest()[:SCOPE_BYTES]

@@ -1,0 +1,299 @@
+"""The dynamic batcher, with sessions that tests control."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from lookwire_server.errors import DeadlineExceeded, InvalidArgument, ModelFailure, QueueFull, Unavailable
+from lookwire_server.metrics import Metrics
+from lookwire_server.models.batcher import Batcher, Session
+from lookwire_server.models.config import from_message
+from lookwire_server.models.model import Lane, Request, Tensor
+
+CONFIG = """
+name: "doubler" backend: "test" max_batch_size: 8
+input [{ name: "x" data_type: TYPE_INT32 dims: [-1] }]
+output [{ name: "y" data_type: TYPE_INT32 dims: [1] }]
+dynamic_batching { %s }
+parameters { key: "pad_value" value { string_value: "0" } }
+parameters { key: "length_buckets" value { string_value: "4,8" } }
+"""
+
+
+class Doubler:
+    """Answers each row with twice its sum; holds while the gate is shut, and records the shapes it was given."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.answer: Callable[[Tensor], Tensor] = lambda x: 2 * x.sum(axis=1, keepdims=True, dtype=np.int32)
+
+    def run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.gate.wait(10)
+        self.shapes.append(inputs["x"].shape)
+        return {"y": self.answer(inputs["x"])}
+
+
+def request(*rows: list[int], lane: Lane = Lane.INTERACTIVE, deadline: float | None = None) -> Request:
+    return Request({"x": np.array(rows, np.int32)}, lane, deadline)
+
+
+@asynccontextmanager
+async def batcher(*sessions: Session, batching: str = "", metrics: Metrics | None = None) -> AsyncIterator[Batcher]:
+    config = from_message(text_format.Parse(CONFIG % batching, model_config_pb2.ModelConfig()))
+    failures: list[str] = []
+    served = Batcher(config, 1, sessions, metrics or Metrics(), failures.append)
+    try:
+        yield served
+    finally:
+        for session in sessions:
+            if isinstance(session, Doubler):
+                session.gate.set()
+        await served.close()
+    assert failures == []
+
+
+async def queued(served: Batcher, rows: int) -> None:
+    """Waits until so many rows are in the queue."""
+    async with asyncio.timeout(5):
+        while sum(served._queue.rows.values()) != rows:
+            await asyncio.sleep(0.001)
+
+
+async def test_batch_forms_while_the_model_is_busy() -> None:
+    """A lone request goes at once; those that come meanwhile share the next execution, and each gets its own rows."""
+    session = Doubler()
+    async with batcher(session) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(served.infer(request([value]))) for value in range(2, 8)]
+        await queued(served, 6)
+        session.gate.set()
+        answers = await asyncio.gather(first, *rest)
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [2, 4, 6, 8, 10, 12, 14]
+    assert session.shapes == [(1, 4), (6, 4)]
+    assert (served.statistics.inference_count, served.statistics.execution_count) == (7, 2)
+    assert served.statistics.success.count == 7
+
+
+async def test_padding_goes_to_the_longest_bucket() -> None:
+    """Rows of unequal lengths share a batch, padded to the bucket of the longest."""
+    session = Doubler()
+    async with batcher(session) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(served.infer(request([1] * length))) for length in (1, 5, 3)]
+        await queued(served, 3)
+        session.gate.set()
+        answers = await asyncio.gather(first, *rest)
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [2, 2, 10, 6]
+    assert session.shapes[1] == (3, 8)
+
+
+async def test_oversized_request_is_split_and_put_together() -> None:
+    """A request of more rows than a batch is executed in parts and answered as one."""
+    session = Doubler()
+    async with batcher(session) as served:
+        answer = await served.infer(request(*([value] for value in range(21))))
+
+    assert answer.outputs["y"].ravel().tolist() == [2 * value for value in range(21)]
+    assert all(rows <= 8 for rows, _ in session.shapes)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=8), min_size=1, max_size=11), st.booleans()
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_answers_go_to_their_askers(requests: list[tuple[list[list[int]], bool]]) -> None:
+    """Whatever is asked together, cancelled or not, of any size and length, every caller gets the answer to its own rows."""
+
+    async def ask() -> None:
+        async with batcher(Doubler(), Doubler()) as served:
+            tasks = []
+            for rows, cancelled in requests:
+                length = max(map(len, rows))
+                padded = [row + [0] * (length - len(row)) for row in rows]
+                tasks.append((asyncio.create_task(served.infer(request(*padded))), rows, cancelled))
+            await asyncio.sleep(0)
+            for task, _, cancelled in tasks:
+                if cancelled:
+                    task.cancel()
+            await asyncio.wait([task for task, _, _ in tasks])
+            for task, rows, cancelled in tasks:
+                if not cancelled:
+                    assert task.result().outputs["y"].ravel().tolist() == [2 * sum(row) for row in rows]
+
+    asyncio.run(ask())
+
+
+async def test_cancelled_request_is_not_executed() -> None:
+    """Work that nobody waits for is not run, and is counted."""
+    session, metrics = Doubler(), Metrics()
+    async with batcher(session, metrics=metrics) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.05)
+        doomed, kept = (asyncio.create_task(served.infer(request([value]))) for value in (2, 3))
+        await queued(served, 2)
+        doomed.cancel()
+        await asyncio.wait([doomed])
+        session.gate.set()
+        await asyncio.gather(first, kept)
+
+    assert session.shapes == [(1, 4), (1, 4)]
+    assert metrics.rejected.labels("doubler", "1", "cancelled")._value.get() == 1
+
+
+async def test_expired_request_is_not_executed() -> None:
+    """A request whose deadline passes in the queue gets DeadlineExceeded before the next execution, and is counted."""
+    session, metrics = Doubler(), Metrics()
+    async with batcher(session, metrics=metrics) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(served.infer(request([2], deadline=time.monotonic() + 0.01)))
+        await queued(served, 1)
+        await asyncio.sleep(0.05)
+        session.gate.set()
+        await first
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+    assert session.shapes == [(1, 4)]
+    assert metrics.rejected.labels("doubler", "1", "deadline")._value.get() == 1
+
+
+async def test_queue_limit_of_the_config_is_exact() -> None:
+    """max_queue_size rows wait, one more is refused, and the rest is answered."""
+    session = Doubler()
+    async with batcher(session, batching="default_queue_policy { max_queue_size: 3 }") as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(served.infer(request([value]))) for value in (2, 3, 4)]
+        await queued(served, 3)
+        with pytest.raises(QueueFull):
+            await served.infer(request([5]))
+        session.gate.set()
+        answers = await asyncio.gather(first, *waiting)
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [2, 4, 6, 8]
+
+
+async def test_failing_execution_is_answered_and_survived() -> None:
+    """When the model fails, its callers get ModelFailure without the cause's text, and the next request works."""
+    session = Doubler()
+    good = session.answer
+    async with batcher(session) as served:
+        session.answer = lambda x: 1 // 0  # type: ignore[assignment,return-value]  # a fault on purpose
+        with pytest.raises(ModelFailure) as failure:
+            await served.infer(request([1]))
+        session.answer = good
+        answer = await served.infer(request([2]))
+
+    assert "division" not in str(failure.value)
+    assert int(answer.outputs["y"][0, 0]) == 4
+    assert served.statistics.fail.count == 1
+
+
+async def test_wrong_number_of_rows_is_a_failure() -> None:
+    """A model that answers with too few rows fails its batch instead of giving callers the rows of others."""
+    session = Doubler()
+    session.answer = lambda x: x[:-1, :1]
+    async with batcher(session) as served:
+        with pytest.raises(ModelFailure):
+            await served.infer(request([1], [2]))
+
+
+async def test_bad_request_never_reaches_the_queue() -> None:
+    """A wrong name, dtype or shape is refused with what was expected, and the model is not run."""
+    session = Doubler()
+    async with batcher(session) as served:
+        for inputs, words in (
+            ({"z": np.zeros((1, 1), np.int32)}, "unexpected inference input 'z'"),
+            ({"x": np.zeros((1, 1), np.float32)}, "expects 'INT32'"),
+            ({"x": np.zeros((1, 1, 1), np.int32)}, r"Expected \[-1, -1\], got \[1, 1, 1\]"),
+            ({"x": np.zeros((0, 1), np.int32)}, "no rows"),
+            ({}, "missing required input"),
+        ):
+            with pytest.raises(InvalidArgument, match=words):
+                await served.infer(Request(inputs))
+
+    assert session.shapes == []
+
+
+async def test_close_finishes_what_waits() -> None:
+    """Closing answers everything that was accepted and refuses what comes after."""
+    session = Doubler()
+    async with batcher(session) as served:
+        session.gate.clear()
+        tasks = [asyncio.create_task(served.infer(request([0])))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(served.infer(request([value]))) for value in range(1, 5)]
+        await queued(served, 4)
+        closing = asyncio.create_task(served.close())
+        await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable):
+            await served.infer(request([9]))
+        session.gate.set()
+        await closing
+        answers = await asyncio.gather(*tasks)
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [0, 2, 4, 6, 8]
+
+
+async def test_dead_instance_is_noticed() -> None:
+    """If an instance's task ends, all that wait are told and the owner is called."""
+    config = from_message(text_format.Parse(CONFIG % "", model_config_pb2.ModelConfig()))
+    failures: list[str] = []
+    session = Doubler()
+    served = Batcher(config, 1, [session], Metrics(), failures.append)
+    session.gate.clear()
+    running = asyncio.create_task(served.infer(request([1])))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(served.infer(request([2])))
+    await queued(served, 1)
+
+    served._instances[0].cancel()
+
+    with pytest.raises(Unavailable):
+        await waiting
+    with pytest.raises(Unavailable):
+        await running
+    assert len(failures) == 1
+    session.gate.set()
+    await served.close()
+
+
+async def test_queue_delay_is_honoured_only_where_set() -> None:
+    """With max_queue_delay a lone request waits for company, at most that long; without, it goes at once."""
+    session = Doubler()
+    async with batcher(session, batching="max_queue_delay_microseconds: 100000") as served:
+        started = time.monotonic()
+        early = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(early, served.infer(request([2])))
+        elapsed = time.monotonic() - started
+
+    assert session.shapes == [(2, 4)]
+    assert elapsed >= 0.09
