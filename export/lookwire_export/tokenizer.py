@@ -5,15 +5,14 @@ add_special_tokens=False).ids` are `t.encode(text)`. Cleaning, begin, end, cutti
 """
 
 import json
+import sys
 from itertools import pairwise
 from typing import Any
 
+import regex
+
 BEGIN, END = "<start_of_text>", "<end_of_text>"
 END_OF_WORD = "</w>"
-
-# open_clip splits with this pattern, regardless of case. Its input is lower case already, and the only other letter that
-# folds to one of the pattern's is the long s.
-WORDS = r"<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def tokenizer_json(tokenizer: Any) -> str:
@@ -35,7 +34,7 @@ def tokenizer_json(tokenizer: Any) -> str:
         "vocab": vocabulary,
         "merges": merges,
     }
-    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": True}
+    split = {"type": "Split", "pattern": {"Regex": _words()}, "behavior": "Removed", "invert": True}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     whole = {
         "version": "1.0",
@@ -49,6 +48,24 @@ def tokenizer_json(tokenizer: Any) -> str:
         "model": model,
     }
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+
+
+def _words() -> str:
+    """Returns open_clip's splitting pattern with its classes written out.
+
+    open_clip matches regardless of case by the `regex` package's edition of Unicode; the `tokenizers` library has an
+    older one. Its input is lower case already, and the only other letter that folds to one of the pattern's is long s.
+    """
+    letters, number, others = (_class(inside) for inside in (r"\p{L}", r"\p{N}", r"^\s\p{L}\p{N}"))
+    special = "<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d"
+    return f"{special}|{letters}+|{number}|{others}+"
+
+
+def _class(inside: str) -> str:
+    """Returns the characters that `regex` finds in the class, regardless of case, as a class of plain ranges."""
+    everything = "".join(chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    runs = (found.group() for found in regex.finditer(f"[{inside}]+", everything, regex.IGNORECASE))
+    return "[" + "".join(rf"\x{{{ord(run[0]):x}}}-\x{{{ord(run[-1]):x}}}" for run in runs) + "]"
 
 
 def _spelled(word: str, vocabulary: dict[str, int], tokenizer: Any) -> list[str]:

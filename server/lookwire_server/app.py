@@ -38,6 +38,9 @@ async def serve(settings: Settings) -> None:
         failures.append(reason)
         stopping.set()
 
+    def writing_failed(error: BaseException) -> None:
+        loop.call_soon_threadsafe(fail, f"writing collections: {error!r}")
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     metrics = Metrics()
@@ -63,7 +66,7 @@ async def serve(settings: Settings) -> None:
             settings.data_dir,
             metrics,
             search_threads=settings.search_threads,
-            on_failure=lambda error: loop.call_soon_threadsafe(fail, f"writing collections: {error!r}"),
+            on_failure=writing_failed,
         )
         stack.push_async_callback(asyncio.to_thread, collections.close)
         try:

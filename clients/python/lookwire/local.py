@@ -30,8 +30,8 @@ class LocalServer:
     the server are keyword arguments: `LocalServer("model_repo", grpc_port=8001, log_level="debug")` starts it with
     `--grpc-port 8001 --log-level debug`. `show_log` passes the server's log on to this process's standard error.
 
-    Once started, `address` and `metrics_address` say where it listens ("host:port"), and `process` is its process. After
-    `stop` or `kill` it may be started again, with the same data.
+    Once started, `address` and `metrics_address` say where it listens ("host:port"), and `process` is its process.
+    After `stop` or `kill` it may be started again, with the same data.
     """
 
     address: str
@@ -58,14 +58,14 @@ class LocalServer:
     def start(self, timeout: float = 60.0) -> None:
         """Returns when the server is ready to serve.
 
-        Raises ModuleNotFoundError if the server is not installed, RuntimeError with the end of its log if it stops before
-        it is ready, and TimeoutError likewise if it is not ready within `timeout` seconds.
+        Raises ModuleNotFoundError if the server is not installed, RuntimeError with the end of its log if it stops
+        before it is ready, and TimeoutError likewise if it is not ready within `timeout` seconds.
         """
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise ModuleNotFoundError(f"the server needs {', '.join(missing)}: pip install 'lookwire[server]'")
         # In a session of its own, so that Ctrl-C in a terminal reaches this process only, which then stops the server.
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - this interpreter, and flags that the caller wrote
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ MAX_MESSAGE = 1024
 MAX_METADATA = 256
 V2 = "/inference."
 
-Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Handler = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
 
 
 def to_status(error: LookwireError) -> status_pb2.Status:
@@ -55,9 +55,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         method = handler_call_details.method
         if method not in self._wrapped:
             handler = await continuation(handler_call_details)
@@ -74,7 +74,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         seconds = self._metrics.rpc_seconds
         in_flight = self._metrics.rpcs_in_flight
 
-        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def answer(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
             started = time.perf_counter()
             code = "OK"
             in_flight.inc()

@@ -15,8 +15,9 @@ from lookwire_server.errors import InvalidArgument
 from lookwire_server.models.model import Lane
 from lookwire_server.rpc import convert, filters
 from lookwire_server.rpc.collections import page_size
-from lookwire_server.search.collection import Collection, NewItem, StoredItem
+from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
+from lookwire_server.search.items import NewItem, StoredItem
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,8 +32,9 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
     async def UpsertItems(self, request: pb.UpsertItemsRequest, context: Context) -> pb.UpsertItemsResponse:
         started = time.monotonic()
         collection = self._collections.get(request.collection)
-        items = [NewItem(item.id, item.payload) for item in request.items]
-        collection.check(items)  # before anything is spent on encoding
+        items = collection.check(
+            [NewItem(item.id, item.payload) for item in request.items]
+        )  # before anything is spent on encoding
         vectors, times = await self._vectors(collection, request.items, convert.deadline(context))
         encoded = time.monotonic()
         written = await collection.upsert(items, vectors)
@@ -83,7 +85,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         member = convert.vector_format(request.vector_format)
         collection = self._collections.get(request.collection)
-        found = await collection.get_items(list(request.ids), request.include_vectors)
+        found = await collection.get_items(list(request.ids), include_vectors=request.include_vectors)
         return pb.GetItemsResponse(
             items=map(stored, found.items),
             vectors=None if found.vectors is None else convert.matrix(found.vectors, member),
@@ -92,14 +94,14 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
 
     async def DeleteItems(self, request: pb.DeleteItemsRequest, context: Context) -> pb.DeleteItemsResponse:
         deleted = await self._collections.get(request.collection).delete_items(list(request.ids))
-        return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.deleted)
+        return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.count)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
         size = page_size(request.page_size)
         collection = self._collections.get(request.collection)
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
-        page = await collection.list_items(selected, size, request.page_token)
-        return pb.ListItemsResponse(items=map(stored, page.items), next_page_token=page.next_token)
+        page = await collection.list_items(selected, page_size=size, page_token=request.page_token)
+        return pb.ListItemsResponse(items=map(stored, page.items), next_page_token=page.next_page_token)
 
     async def CountItems(self, request: pb.CountItemsRequest, context: Context) -> pb.CountItemsResponse:
         collection = self._collections.get(request.collection)

@@ -14,8 +14,9 @@ from lookwire_server.encoding.encoder import Times
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import InvalidArgument, InvalidVector
 from lookwire_server.rpc import convert, filters
-from lookwire_server.search.collection import Collection, Method, SearchResult
+from lookwire_server.search.collection import Collection, SearchResult
 from lookwire_server.search.collections import Collections
+from lookwire_server.search.plan import Method
 
 DEFAULT_TOP_K = 10
 MAX_PARTS = 16
@@ -76,12 +77,14 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
                 for stage in ("decode", "tokenise", "queue", "infer"):
                     slowest = max(getattr(resolution.times, stage), getattr(embedded.times, stage))
                     setattr(resolution.times, stage, slowest)
-                return embedded.vectors[0]
+                encoded: convert.Vectors = embedded.vectors[0]
+                return encoded
             case "vector":
                 return collection.normalised(convert.vector(query.vector, at), at)
             case "item_id":
                 resolution.excluded_ids.add(query.item_id)
-                return collection.vectors_of([query.item_id], at)[0]
+                stored: convert.Vectors = collection.vectors_of([query.item_id], at)[0]
+                return stored
             case "mix":
                 return await self._mix(collection, query.mix, at, resolution)
             case "recommend":

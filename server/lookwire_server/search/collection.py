@@ -147,9 +147,7 @@ class Collection:
         self._check_exists()
         check_ids(ids)
         store = self._engine.store
-        stored = await self._engine.reading.run(
-            partial(store.items_by_id, self.number, ids, with_vectors=include_vectors)
-        )
+        stored = await self._engine.reading.run(partial(store.items_by_id, self.number, ids))
         present = [stored[id] for id in ids if id in stored]
         vectors = None
         if include_vectors:

@@ -42,12 +42,12 @@ class StringColumn:
         return column
 
     def exists(self, count: int) -> Mask:
-        return cast(Mask, self._codes.first(count) >= 0)
+        return self._codes.first(count) >= 0
 
     def among(self, wanted: Iterable[Value], count: int) -> Mask:
         codes = [code for word in wanted if (code := self._code_of.get(cast(str, word))) is not None]
         if len(codes) == 1:
-            return self._codes.first(count) == codes[0]
+            return cast(Mask, self._codes.first(count) == codes[0])
         # The last entry answers for -1, which is no value.
         matching = np.zeros(len(self._words) + 1, np.bool_)
         matching[codes] = True

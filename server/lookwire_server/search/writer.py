@@ -125,7 +125,7 @@ class Writer:
             while jobs := self._take():
                 self._commit(jobs)
                 self._settle()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
             self._fail(error)
 
     def _take(self) -> list[_Job[Any]]:
@@ -169,7 +169,7 @@ class Writer:
                     job.write.persist(self._store)
             except apsw.Error:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is answered to the caller, and undone
                 job.fail(error)
             else:
                 persisted.append(job)

@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc.code_pb2 import INVALID_ARGUMENT
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from lookwire import Client, Encoder, ParityFigure, ParityRecord, StageTimes, errors
+from lookwire.v1 import encoder_service_pb2 as pb
+from lookwire.v1.stage_times_pb2 import StageTimes as StageTimesMessage
+from lookwire.v1.vector_pb2 import VECTOR_FORMAT_F16, VECTOR_FORMAT_F32, Matrix
+from tests.client.fake_server import FakeServer
+
+ENCODER = pb.Encoder(
+    name="small",
+    fingerprint="ab" * 16,
+    version=3,
+    description="A small one.",
+    dimension=2,
+    modalities=[pb.MODALITY_TEXT, pb.MODALITY_IMAGE],
+    image_size=64,
+    context_length=32,
+    precision="fp32",
+    logit_scale=100.0,
+    logit_bias=-0.5,
+    parity=pb.ParityRecord(
+        reference="open_clip 3.2",
+        passed=True,
+        figures=[
+            pb.ParityFigure(name="min_cosine", value=0.99999, at_least=0.999),
+            pb.ParityFigure(name="max_difference", value=0.0, at_most=1e-5),
+        ],
+    ),
+)
+ROWS = np.array([[1.0, 0.0], [0.0, -1.0]], np.float32)
+
+
+def matrix(rows: np.ndarray) -> Matrix:
+    return Matrix(f32=rows.astype("<f4").tobytes(), rows=rows.shape[0], dimension=rows.shape[1])
+
+
+def failed_input(index: int) -> pb.InputError:
+    info = Any()
+    info.Pack(ErrorInfo(reason="INVALID_IMAGE", domain="lookwire", metadata={"format": "none"}))
+    return pb.InputError(index=index, status=Status(code=INVALID_ARGUMENT, message="no image", details=[info]))
+
+
+def test_get_encoder(client: Client, server: FakeServer) -> None:
+    """An encoder comes with every member, and its parity record with the bound that each figure has."""
+    server.reply(pb.GetEncoderResponse(encoder=ENCODER))
+
+    encoder = client.get_encoder("small")
+
+    assert server.requests == [pb.GetEncoderRequest(name="small")]
+    assert encoder == Encoder(
+        name="small",
+        fingerprint="ab" * 16,
+        version=3,
+        description="A small one.",
+        dimension=2,
+        modalities=frozenset({"text", "image"}),
+        image_size=64,
+        context_length=32,
+        precision="fp32",
+        logit_scale=100.0,
+        logit_bias=-0.5,
+        parity=ParityRecord(
+            reference="open_clip 3.2",
+            passed=True,
+            figures=(
+                ParityFigure("min_cosine", 0.99999, at_least=0.999, at_most=None),
+                ParityFigure("max_difference", 0.0, at_least=None, at_most=1e-5),
+            ),
+        ),
+    )
+
+
+def test_list_encoders(client: Client, server: FakeServer) -> None:
+    """Members that an encoder does not have are None."""
+    server.reply(pb.ListEncodersResponse(encoders=[pb.Encoder(name="bare"), ENCODER]))
+
+    bare, small = client.list_encoders()
+
+    assert server.requests == [pb.ListEncodersRequest()]
+    assert (bare.logit_bias, bare.parity) == (None, None)
+    assert small.name == "small"
+
+
+def test_embed(client: Client, server: FakeServer, tmp_path: Path) -> None:
+    """Texts go before images, a path is read, and each has its row."""
+    (tmp_path / "a.png").write_bytes(b"from file")
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    times = StageTimesMessage(decode_us=1, tokenise_us=2, queue_us=3, infer_us=4, total_us=9)
+    server.reply(pb.EmbedResponse(embeddings=matrix(rows), fingerprint="f" * 32, times=times))
+
+    embeddings = client.embed(["red", ""], [b"in memory", tmp_path / "a.png"], encoder="small")
+
+    inputs = [
+        pb.Input(text="red"),
+        pb.Input(text=""),
+        pb.Input(image=b"in memory"),
+        pb.Input(image=b"from file"),
+    ]
+    assert server.requests == [pb.EmbedRequest(encoder="small", inputs=inputs, vector_format=VECTOR_FORMAT_F32)]
+    assert embeddings.vectors.dtype == np.float32
+    np.testing.assert_array_equal(embeddings.vectors, rows)
+    assert embeddings.fingerprint == "f" * 32
+    assert embeddings.times == StageTimes(1, 2, 3, 4, 0, 0, 0, 9)
+    assert embeddings.errors == {}
+
+
+def test_embed_float16(client: Client, server: FakeServer) -> None:
+    """A reply in float16 becomes the nearest float32 values."""
+    rows = np.array([[0.1, -0.2, 0.3]], np.float16)
+    server.reply(pb.EmbedResponse(embeddings=Matrix(f16=rows.astype("<f2").tobytes(), rows=1, dimension=3)))
+
+    embeddings = client.embed(["red"], float16=True)
+
+    assert server.requests == [pb.EmbedRequest(inputs=[pb.Input(text="red")], vector_format=VECTOR_FORMAT_F16)]
+    assert embeddings.vectors.dtype == np.float32
+    np.testing.assert_array_equal(embeddings.vectors, rows.astype(np.float32))
+
+
+def test_embed_raises_the_first_failed_input(client: Client, server: FakeServer) -> None:
+    """Without `partial` the failed input of least index is the call's error, and names that index."""
+    failed = [failed_input(3), failed_input(1)]
+    server.reply(pb.EmbedResponse(embeddings=matrix(np.zeros((4, 2))), errors=failed))
+
+    with pytest.raises(errors.InvalidArgument, match=r"^inputs\[1\]: no image$") as caught:
+        client.embed(images=[b"a", b"b", b"c", b"d"])
+
+    assert caught.value.reason == "INVALID_IMAGE"
+    assert caught.value.metadata == {"format": "none"}
+    assert caught.value.violations == (errors.FieldViolation("inputs[1]", "no image"),)
+
+
+def test_embed_partial(client: Client, server: FakeServer) -> None:
+    """With `partial` a failed input has a row of NaN and its error by index; the others have their vectors."""
+    rows = np.vstack([ROWS[0], np.zeros(2), ROWS[1]])
+    server.reply(pb.EmbedResponse(embeddings=matrix(rows), errors=[failed_input(1)]))
+
+    embeddings = client.embed(images=[b"a", b"b", b"c"], partial=True)
+
+    np.testing.assert_array_equal(embeddings.vectors, [[1.0, 0.0], [np.nan, np.nan], [0.0, -1.0]])
+    assert list(embeddings.errors) == [1]
+    assert isinstance(embeddings.errors[1], errors.InvalidArgument)
+    assert str(embeddings.errors[1]) == "no image"
+
+
+def test_embed_refuses_what_cannot_be_sent(client: Client, server: FakeServer) -> None:
+    """One string for a list, no input at all, and an image of another type never reach the server."""
+    with pytest.raises(TypeError, match="not one string"):
+        client.embed("red")
+    with pytest.raises(TypeError, match="not one image"):
+        client.embed(images=b"red")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"bytes or a pathlib\.Path, not str"):
+        client.embed(images=["red.png"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="nothing to embed"):
+        client.embed()
+
+    assert server.requests == []

@@ -1,0 +1,165 @@
+"""Filters select items by their fields."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookwire_server.errors import InvalidArgument
+from lookwire_server.search.fields import Field, FieldType, read_payload
+from lookwire_server.search.filters import (
+    AllOf,
+    AnyOf,
+    Equals,
+    Exists,
+    Filter,
+    GeoBox,
+    GeoRadius,
+    Ids,
+    In,
+    NoneOf,
+    Prefix,
+    Range,
+    check_filter,
+)
+from lookwire_server.search.index import VectorIndex
+from lookwire_server.search.view import View
+
+from .plain_filter import filters, payloads, satisfies
+
+FIELDS = [
+    Field("brand", FieldType.STRING),
+    Field("stock", FieldType.INT64),
+    Field("price", FieldType.DOUBLE),
+    Field("new", FieldType.BOOL),
+    Field("place", FieldType.GEO_POINT),
+]
+Items = dict[str, dict[str, Any]]
+DECLARED = {field.name: field for field in FIELDS}
+
+
+def view_of(items: Items) -> View:
+    index = VectorIndex(2, FIELDS, 0)
+    values = [read_payload(json.dumps(payload).encode(), FIELDS, "payload") for payload in items.values()]
+    index.upsert(1, list(items), range(len(items)), np.ones((len(items), 2), np.float32), values)
+    index.publish()
+    return index.view
+
+
+def selected(filter: Filter, items: Items) -> list[str]:
+    check_filter(filter, DECLARED)
+    return [id for id, matches in zip(items, view_of(items).matching(filter), strict=True) if matches]
+
+
+@settings(max_examples=300, deadline=None)
+@given(filter=filters(), items=st.lists(payloads(), max_size=8))
+def test_equals_the_plain_meaning(filter: Filter, items: list[dict[str, Any]]) -> None:
+    """Any filter over any items selects what its words say."""
+    named = dict(zip(["x", "y", "z", "zz", "ü", "v", "w", "u"], items, strict=False))
+
+    expected = [id for id, payload in named.items() if satisfies(filter, id, payload)]
+
+    assert selected(filter, named) == expected
+
+
+def test_integers_beyond_doubles_compare_exactly() -> None:
+    """Neighbours that are one and the same double are told apart."""
+    items: Items = {"even": {"stock": 2**53}, "odd": {"stock": 2**53 + 1}}
+
+    assert selected(Equals("stock", 2**53 + 1), items) == ["odd"]
+    assert selected(In("stock", (2**53, 5)), items) == ["even"]
+    assert selected(Range("stock", gt=2.0**53), items) == ["odd"]
+    assert selected(Range("stock", lte=2.0**53), items) == ["even"]
+
+
+def test_integer_value_fits_a_double_field() -> None:
+    """An int64 compares with a double field as the double that the payload's integer became."""
+    items: Items = {"a": {"price": 2**53 + 1}, "b": {"price": 4.5}}
+
+    assert selected(Equals("price", 2**53 + 1), items) == ["a"]
+
+
+def test_radius_reaches_over_the_antimeridian() -> None:
+    """Two points beside the date line are near each other; 1 degree of the equator is 111,195 m."""
+    items: Items = {"east": {"place": {"lat": 0, "lon": 179.5}}, "far": {"place": {"lat": 0, "lon": 178}}}
+
+    assert selected(GeoRadius("place", 0, -179.5, 111_196), items) == ["east"]
+    assert selected(GeoRadius("place", 0, -179.5, 111_194), items) == []
+
+
+def test_box_may_cross_the_antimeridian() -> None:
+    """A box whose west exceeds its east holds both sides of the date line."""
+    items: Items = {str(lon): {"place": {"lat": 1, "lon": lon}} for lon in (-180, -170, 0, 170, 180)}
+
+    assert selected(GeoBox("place", 0, 165, 2, -175), items) == ["-180", "170", "180"]
+
+
+def nested(levels: int) -> Filter:
+    return Exists("brand") if levels == 1 else AllOf((nested(levels - 1),))
+
+
+@pytest.mark.parametrize(
+    ("filter", "path", "said"),
+    [
+        (Equals("colour", "red"), "filter.equals.field", "no field 'colour': it declares 'brand', 'stock'"),
+        (Exists("c" * 5_000), "filter.exists.field", "no field 'ccc"),
+        (Equals("place", "x"), "filter.equals.field", "is a geo point"),
+        (Equals("brand", 1), "filter.equals.value", "is a string"),
+        (Equals("stock", 1.0), "filter.equals.value", "is a int64"),
+        (Equals("stock", True), "filter.equals.value", "is a int64"),
+        (Equals("stock", 2**63), "filter.equals.value", "is a int64"),
+        (Equals("price", True), "filter.equals.value", "is a double"),
+        (Equals("price", math.nan), "filter.equals.value", "is a double"),
+        (Equals("new", 1), "filter.equals.value", "is a bool"),
+        (In("brand", ("a", 2)), "filter.in_values.values[1]", "is a string"),
+        (In("brand", ("a",) * 10_001), "filter.in_values.values", "at most 10000"),
+        (Range("stock"), "filter.range", "at least one"),
+        (Range("stock", gt=1, gte=2), "filter.range", "gt or gte"),
+        (Range("stock", lt=1, lte=2), "filter.range", "lt or lte"),
+        (Range("stock", lt=math.inf), "filter.range.lt", "finite"),
+        (Range("price", gte=math.nan), "filter.range.gte", "finite"),
+        (Range("brand", gt=1), "filter.range.field", "int64 or double"),
+        (Prefix("stock", "1"), "filter.prefix.field", "type string"),
+        (GeoRadius("brand", 0, 0, 1), "filter.geo_radius.field", "type geo point"),
+        (GeoRadius("place", 91, 0, 1), "filter.geo_radius.center.latitude_degrees", "-90 and 90"),
+        (GeoRadius("place", 0, math.nan, 1), "filter.geo_radius.center.longitude_degrees", "-180 and 180"),
+        (GeoRadius("place", 0, 0, 0), "filter.geo_radius.radius_meters", "greater than 0"),
+        (GeoRadius("place", 0, 0, math.inf), "filter.geo_radius.radius_meters", "finite"),
+        (GeoBox("place", 1, 0, 0, 1), "filter.geo_box", "south"),
+        (GeoBox("place", 0, 0, 1, 200), "filter.geo_box.north_east.longitude_degrees", "-180 and 180"),
+        (Ids(("a",) * 10_001), "filter.ids.ids", "at most 10000"),
+        (
+            AllOf((Exists("brand"), NoneOf((AnyOf((Exists("x"),)),)))),
+            "filter.all_of.filters[1].none_of.filters[0].any_of.filters[0].exists.field",
+            "no field 'x'",
+        ),
+        (AnyOf((Exists("brand"),) * 256), "filter.any_of.filters[255]", "at most 256 nodes"),
+        (nested(17), "filter" + ".all_of.filters[0]" * 16, "at most 16 levels"),
+    ],
+)
+def test_bad_filter_is_refused(filter: Filter, path: str, said: str) -> None:
+    """A filter that does not fit is refused with the path of what is at fault."""
+    with pytest.raises(InvalidArgument) as caught:
+        check_filter(filter, DECLARED)
+
+    assert caught.value.field == path
+    assert said in caught.value.message
+    assert len(caught.value.message) < 1_000
+
+
+def test_largest_filters_are_taken() -> None:
+    """256 nodes, 16 levels and 10,000 values are allowed."""
+    check_filter(AnyOf((Exists("brand"),) * 255), DECLARED)
+    check_filter(nested(16), DECLARED)
+    check_filter(In("brand", ("a",) * 10_000), DECLARED)
+    check_filter(Ids(("a",) * 10_000), DECLARED)
+
+
+def test_collection_without_fields_says_so() -> None:
+    """A filter on a collection without fields is told that it declares none."""
+    with pytest.raises(InvalidArgument, match="it declares none"):
+        check_filter(Exists("brand"), {})

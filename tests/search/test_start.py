@@ -1,0 +1,109 @@
+"""What a start finds in a data directory."""
+
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from lookwire_server.errors import FailedPrecondition
+from lookwire_server.metrics import Metrics
+from lookwire_server.search import collections as collections_module
+from lookwire_server.search.collection import Collection
+from lookwire_server.search.collections import Collections
+from lookwire_server.search.filters import Equals
+from lookwire_server.search.items import NewItem
+
+from .conftest import DIMENSION, FIELDS, Open
+
+
+def test_second_process_is_kept_out(open_collections: Open, tmp_path: Path) -> None:
+    """A directory that is in use is refused by name, and free again after the first has closed."""
+    first = open_collections()
+
+    with pytest.raises(FailedPrecondition, match=f"{tmp_path} is in use"):
+        open_collections()
+    first.close()
+
+    assert open_collections().list() == []
+
+
+def test_newer_schema_is_refused(open_collections: Open, tmp_path: Path) -> None:
+    """A directory that a newer server has written is left alone."""
+    open_collections().close()
+    connection = apsw.Connection(str(tmp_path / "lookwire.db"))
+    connection.pragma("user_version", 2)
+    connection.close()
+
+    for _ in range(2):  # the second time shows that the first let go of the lock
+        with pytest.raises(FailedPrecondition, match="has schema version 2; this server knows 1"):
+            open_collections()
+
+
+async def test_vectors_of_the_wrong_length_are_noticed(open_collections: Open, tmp_path: Path) -> None:
+    """A database whose vectors do not fit their collection is refused rather than served."""
+    collections = open_collections()
+    collection = await collections.create("shoes", "clip", "f1", DIMENSION, [])
+    await collection.upsert([NewItem("a", b"")], np.ones((1, DIMENSION)))
+    collections.close()
+    connection = apsw.Connection(str(tmp_path / "lookwire.db"))
+    connection.execute("UPDATE items SET vector = x'00000000'")
+    connection.close()
+
+    for _ in range(2):
+        with pytest.raises(FailedPrecondition, match="collection 'shoes' has vectors of another length"):
+            open_collections()
+
+
+async def test_everything_is_there_after_a_restart(open_collections: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several collections come back with their descriptions, items, vectors, fields and sequences."""
+    monkeypatch.setattr(collections_module, "LOADED_ROWS", 3)
+    collections = open_collections()
+    shoes = await collections.create("shoes", "clip", "f1", DIMENSION, FIELDS)
+    hats = await collections.create("hats", "siglip", "f2", 2, [])
+    await collections.create("empty", "clip", "f1", 7, [])
+    for number in range(5):
+        await shoes.upsert([NewItem(f"s{number}", b'{"stock": %d}' % number)], np.eye(4)[[number % 4]])
+        await hats.upsert([NewItem(f"h{number}", b"{}")], np.array([[1.0, number]]))
+    await hats.delete_items(["h0"])
+    described = [(one.name, one.encoder, one.fingerprint, one.fields, one.created) for one in collections.list()]
+    collections.close()
+
+    reopened = open_collections()
+
+    again: list[Collection] = reopened.list()
+    assert [(one.name, one.encoder, one.fingerprint, one.fields, one.created) for one in again] == described
+    assert [(one.item_count, one.sequence) for one in again] == [(0, 0), (4, 6), (5, 5)]
+    shoes, hats = reopened.get("shoes"), reopened.get("hats")
+    assert (await shoes.search(np.eye(4)[3], filter=Equals("stock", 3))).ids == ["s3"]
+    assert (await hats.search(np.array([1, 4]), top_k=1)).ids == ["h4"]
+
+
+def test_closing_leaves_one_file(open_collections: Open, tmp_path: Path) -> None:
+    """A closed directory has its whole log in the database file, so that copying the file is a backup."""
+    open_collections().close()
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "lookwire.db"]
+
+
+async def test_gauge_follows_the_items(tmp_path: Path) -> None:
+    """The item gauge is right after a start and after writes, and its label goes with the collection."""
+    metrics = Metrics()
+
+    def items() -> float | None:
+        return metrics.registry.get_sample_value("lookwire_collection_items", {"collection": "shoes"})
+
+    collections = Collections.open(tmp_path, metrics, search_threads=1, on_failure=print)
+    shoes = await collections.create("shoes", "clip", "f1", DIMENSION, [])
+    made = items()
+    await shoes.upsert([NewItem("a", b""), NewItem("b", b"")], np.ones((2, DIMENSION)))
+    await shoes.delete_items(["a"])
+    written = items()
+    collections.close()
+    metrics = Metrics()
+    collections = Collections.open(tmp_path, metrics, search_threads=1, on_failure=print)
+    reopened = items()
+    await collections.delete("shoes")
+    collections.close()
+
+    assert (made, written, reopened, items()) == (0, 1, 1, None)
