@@ -37,7 +37,7 @@ CONFIG = ROOT / SERVER / "models/config.py"
 
 def imported(path: Path) -> set[str]:
     """The modules that a file imports, anywhere in it."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)

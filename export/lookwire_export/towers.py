@@ -1,18 +1,19 @@
 """The two halves of an encoder as graphs: uint8 pixels or token ids in, one normalised embedding a row out.
 
 They compute what open_clip computes, arranged for serving: mean and std are folded into the patch convolution, the causal
-mask is cut to the length of the ids, and the last block computes only the token that is pooled. Attention is written as
-plain matrix products, so that a graph optimiser finds the shapes that it knows.
+mask is cut to the length of the ids, and the last block computes only the token that is pooled.
 """
 
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from lookwire_export.block import Block
 from lookwire_export.checkpoint import Checkpoint, ExportError
 
 
@@ -27,7 +28,7 @@ class ImageTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is no
         self.first = nn.Parameter(visual.class_embedding + visual.positional_embedding[0])
         self.places = nn.Parameter(visual.positional_embedding[1:].clone())
         self.ln_pre = visual.ln_pre
-        self.blocks = visual.transformer.resblocks
+        self.blocks = nn.ModuleList(map(Block, visual.transformer.resblocks))
         self.ln_post = visual.ln_post
         self.projection = visual.proj
 
@@ -36,8 +37,8 @@ class ImageTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is no
         patches = self.patch(pixels.permute(0, 3, 1, 2).float()).flatten(2).transpose(1, 2) + self.places
         x = self.ln_pre(torch.cat([self.first.expand(pixels.shape[0], 1, -1), patches], dim=1))
         for block in self.blocks[:-1]:
-            x = _block(block, x, x, None)
-        pooled = _block(self.blocks[-1], x[:, :1], x, None)[:, 0]
+            x = block(x, x)
+        pooled = self.blocks[-1](x[:, :1], x)[:, 0]
         return functional.normalize(self.ln_post(pooled) @ self.projection, dim=-1)
 
 
@@ -51,7 +52,7 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # as above
         super().__init__()
         self.tokens = model.token_embedding
         self.places = model.positional_embedding
-        self.blocks = model.transformer.resblocks
+        self.blocks = nn.ModuleList(map(Block, model.transformer.resblocks))
         self.ln_final = model.ln_final
         self.projection = model.text_projection
         self.register_buffer("mask", model.attn_mask)
@@ -63,10 +64,10 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # as above
         words = self.tokens.weight.index_select(0, input_ids.flatten()).unflatten(0, (batch, length))
         x = words + self.places[:length]
         for block in self.blocks[:-1]:
-            x = _block(block, x, x, mask)
+            x = block(x, x, mask)
         end = input_ids.argmax(dim=-1)
         last = x[torch.arange(batch), end][:, None]
-        pooled = _block(self.blocks[-1], last, x, mask[end][:, None, None])[:, 0]
+        pooled = self.blocks[-1](last, x, mask[end][:, None, None])[:, 0]
         return functional.normalize(self.ln_final(pooled) @ self.projection, dim=-1)
 
 
@@ -74,27 +75,6 @@ def towers(checkpoint: Checkpoint) -> tuple[ImageTower, TextTower]:
     """Returns both halves of a checkpoint; raises ExportError for an architecture that they do not cover."""
     _require_supported(checkpoint)
     return ImageTower(checkpoint.model.visual).eval(), TextTower(checkpoint.model).eval()
-
-
-def _block(block: Any, x: Any, context: Any, mask: Any) -> Any:
-    """Applies a residual block to x [batch, queries, width], which attends to context [batch, length, width]; the mask
-    is added to the scores [batch, heads, queries, length]."""
-    x = x + block.ls_1(_attention(block.attn, block.ln_1(x), block.ln_1(context), mask))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def _attention(attention: Any, x: Any, context: Any, mask: Any) -> Any:
-    """Multi-head attention, softmax(q k^T / sqrt(d) + mask) v per head ("Attention Is All You Need", eq. 1)."""
-    heads, d = attention.num_heads, attention.head_dim
-    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    q, k, v = (
-        functional.linear(source, weight, bias).unflatten(-1, (heads, d)).transpose(1, 2)
-        for source, weight, bias in zip((x, context, context), weights, biases, strict=True)
-    )
-    scores = (q * d**-0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    return attention.out_proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
 def _folded(visual: Any) -> tuple[Any, Any]:
@@ -108,22 +88,22 @@ def _folded(visual: Any) -> tuple[Any, Any]:
 
 def _require_supported(checkpoint: Checkpoint) -> None:
     model, name = checkpoint.model, checkpoint.architecture
-    if not isinstance(model, open_clip.CLIP):
-        raise ExportError(f"{name} is a {type(model).__name__}: only open_clip's CLIP class is supported.")
-    if not isinstance(model.visual, VisionTransformer):
-        raise ExportError(f"{name} has a {type(model.visual).__name__} image tower: only VisionTransformer is supported.")
-    if model.visual.pool_type != "tok" or model.visual.attn_pool is not None:
-        raise ExportError(f"{name} pools images by attention or average: only the class token is supported.")
-    if model.visual.image_size[0] != model.visual.image_size[1]:
-        raise ExportError(f"{name} takes images of {model.visual.image_size}: only square images are supported.")
-    if model.text_pool_type != "argmax" or model.attn_mask is None:
-        kind = "bidirectional" if model.attn_mask is None else f"pooled by {model.text_pool_type!r}"
-        raise ExportError(f"{name} has a {kind} text tower: only causal ones pooled at the end of text are supported.")
-    if not isinstance(model.text_projection, nn.Parameter) or model.visual.proj is None:
-        raise ExportError(f"{name} has no plain projection matrices.")
-    blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+    if type(model) is not open_clip.CLIP:
+        raise ExportError(f"{name} is a {type(model).__name__}; only open_clip's CLIP class is supported")
+    visual = model.visual
+    if type(visual) is not VisionTransformer:
+        raise ExportError(f"{name} has a {type(visual).__name__} image tower; only VisionTransformer is supported")
+    if visual.pool_type != "tok" or visual.attn_pool is not None:
+        raise ExportError(f"{name} pools images by {visual.pool_type!r} or attention; only the class token is supported")
+    if model.attn_mask is None:
+        raise ExportError(f"{name} has a bidirectional text tower; only causal ones are supported")
+    if model.text_pool_type != "argmax":
+        raise ExportError(f"{name} pools texts by {model.text_pool_type!r}; only pooling at the end of text is supported")
+    if not isinstance(model.text_projection, nn.Parameter):
+        raise ExportError(f"{name} has no plain text projection matrix")
+    blocks = [*visual.transformer.resblocks, *model.transformer.resblocks]
     if any(type(block) is not ResidualAttentionBlock for block in blocks):
-        raise ExportError(f"{name} has custom attention blocks: only open_clip's ResidualAttentionBlock is supported.")
+        raise ExportError(f"{name} has custom attention blocks; only open_clip's ResidualAttentionBlock is supported")
     tokenizer = checkpoint.tokenizer
-    if type(tokenizer) is not open_clip.SimpleTokenizer:
-        raise ExportError(f"{name} uses a {type(tokenizer).__name__}: only open_clip's SimpleTokenizer is supported.")
+    if type(tokenizer) is not SimpleTokenizer or tokenizer.clean_fn is not get_clean_fn("lower") or tokenizer.reduction_fn:
+        raise ExportError(f"{name} has a tokenizer of its own; only open_clip's SimpleTokenizer as it stands is supported")

@@ -63,7 +63,7 @@ class CollectionMachine(RuleBasedStateMachine):
     def matching(self, filter: Filter | None) -> list[str]:
         return sorted(
             (id for id, payload in self.payloads.items() if filter is None or satisfies(filter, id, payload)),
-            key=lambda id: id.encode(),
+            key=str.encode,
         )
 
     @initialize()

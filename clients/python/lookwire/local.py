@@ -17,7 +17,7 @@ from typing import IO, Self
 _READY = re.compile(r"READY grpc=(\S+) metrics=(\S+)")
 _NEEDED = ("lookwire_server", "onnxruntime", "faiss", "apsw", "tokenizers")
 _LOG_LINES = 40
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 40.0
 
 
 class LocalServer:
@@ -27,8 +27,8 @@ class LocalServer:
             client.embed(["a red dress"])
 
     Without `data_dir` the collections live in a temporary directory, which is removed at the end. Further settings of
-    the server are keyword arguments: `LocalServer("model_repo", grpc_port=8001, log_level="debug")` starts it with
-    `--grpc-port 8001 --log-level debug`. `show_log` passes the server's log on to this process's standard error.
+    the server are keyword arguments: `LocalServer("model_repo", grpc_port=8001, log_format="json")` starts it with
+    `--grpc-port 8001 --log-format json`. `show_log` passes the server's log on to this process's standard error.
 
     Once started, `address` and `metrics_address` say where it listens ("host:port"), and `process` is its process.
     After `stop` or `kill` it may be started again, with the same data.
@@ -96,7 +96,7 @@ class LocalServer:
             raise
 
     def stop(self) -> int:
-        """Ends the server in order, and by force if that takes longer than 30 seconds; returns its exit status."""
+        """Ends the server in order, and by force if that takes longer than 40 seconds; returns its exit status."""
         self.process.terminate()
         try:
             return self.process.wait(_STOP_SECONDS)

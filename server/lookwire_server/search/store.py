@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -89,20 +89,12 @@ class Store:
             self._connection.pragma("journal_mode", "wal")
             self._connection.pragma("synchronous", "full")
             self._check_schema(directory)
-            opened.pop_all()
+            opened.callback(self._finish)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Brings the whole log into the database file. No other thread may use the store any more."""
-        for reader in self._readers:
-            reader.close()
-        self.roll_back()
-        try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except (apsw.FullError, apsw.IOError, apsw.BusyError):
-            pass  # Nothing is lost: the log stays, and the next start reads it.
-        finally:
-            self._connection.close()
-            self._lock.close()
+        self._opened.close()
 
     # By the writer.
 
@@ -253,6 +245,14 @@ class Store:
             self._thread.reader = reader
             self._readers.append(reader)
         return reader
+
+    def _finish(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self.roll_back()
+        # If the disk has no room for that, nothing is lost: the log stays, and the next start reads it.
+        with suppress(apsw.FullError, apsw.IOError, apsw.BusyError):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _check_schema(self, directory: Path) -> None:
         version: Any = self._connection.pragma("user_version")
