@@ -39,6 +39,7 @@ check: .venv/dev  ## lint, types, protos, fresh stubs
 	$(VENV)/mypy
 	$(VENV)/buf lint protos
 	$(VENV)/python protos/generate.py --check
+	test ! -e .git || $(VENV)/buf breaking protos --against ".git#ref=HEAD,subdir=protos"
 
 proto: .venv/dev  ## make the stubs from the protos
 	$(VENV)/python protos/generate.py

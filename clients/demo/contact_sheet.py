@@ -23,11 +23,12 @@ h2 { margin: 0; font-size: 19px; font-weight: 650; }
 ol { list-style: none; margin: 0; padding: 0; display: grid; grid-template-columns: repeat(6, 1fr); gap: 14px; }
 li { background: #fff; border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
 li img { display: block; width: 100%; aspect-ratio: 1; }
-li div { padding: 9px 11px 11px; font-size: 13px; }
-li strong { display: block; font-weight: 600; line-height: 1.3; min-height: 2.6em; }
+li div { padding: 8px 12px 11px; font-size: 13px; }
+li strong, li span { display: block; }
+li strong { line-height: 1.35; margin-bottom: 3px; }
 li span { color: var(--soft); font-variant-numeric: tabular-nums; }
-.score { float: right; color: var(--mark); }
-.bar { height: 3px; background: var(--line); }
+li .score { color: var(--mark); font-weight: 600; }
+.bar { height: 3px; margin: 0; background: var(--line); }
 .bar i { display: block; height: 100%; background: var(--mark); }
 @media (max-width: 900px) { ol { grid-template-columns: repeat(3, 1fr); } }
 """
@@ -58,8 +59,8 @@ def write_page(path: Path, searches: Sequence[Search], folder: Path) -> None:
 <body>
 <header>
 <h1>Searches in the sample catalogue</h1>
-<p>Each row is one call of <code>client.search()</code>, and below it the nearest items, best first. The number at the
-right is the score: the cosine between the query's vector and the picture's.</p>
+<p>Each row is one call of <code>client.search()</code> and shows the nearest items, best first. The blue number is the
+score: the cosine between the vector of the query and that of the picture.</p>
 </header>
 {sections}
 </body>
@@ -86,9 +87,9 @@ def _hit(hit: Hit, folder: Path) -> str:
     product = hit.payload
     stock = f"{product['stock']} in stock" if product["stock"] else "sold out"
     return f"""<li><img src="{_data_uri(folder / product["file"])}" alt="{escape(product["title"])}">
-<p class="bar" style="margin:0"><i style="width:{max(0.0, hit.score):.0%}"></i></p>
+<p class="bar"><i style="width:{max(0.0, hit.score):.0%}"></i></p>
 <div><span class="score">{hit.score:.3f}</span><strong>{escape(product["title"])}</strong>
-<span>{product["price"]:.2f}{" (sale)" if product["sale"] else ""}, {stock}</span></div></li>"""
+<span>{product["price"]:.2f}{" (sale)" if product["sale"] else ""}</span><span>{stock}</span></div></li>"""
 
 
 def plan_in_words(result: SearchResult) -> str:

@@ -34,20 +34,19 @@ def searches(client: Client, collection: str, out: Path) -> Iterator[Search]:
 
 def show(search: Search, console: Console) -> None:
     """Prints the hits of a search as a table, with how and how fast they were found below it."""
-    title = Text(search.title, "bold")
-    if search.condition:
-        title.append(f"  {search.condition}", "not bold dim")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for heading in ("score", "item", "kind", "colour", "pattern"):
+    console.print(Text.assemble((search.title, "bold"), f"  {search.condition}"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("score", "item", "colour"):
         table.add_column(heading)
     for heading in ("price", "stock"):
         table.add_column(heading, justify="right")
     for hit in search.result.hits:
         product = hit.payload
-        words = (product["title"], product["kind"], product["colour"], product["pattern"])
-        table.add_row(f"{hit.score:.3f}", *words, f"{product['price']:.2f}", f"{product['stock']}")
+        price, stock = f"{product['price']:.2f}", f"{product['stock']}"
+        table.add_row(f"{hit.score:.3f}", product["title"], product["colour"], price, stock)
     console.print(table)
-    console.print(f"{plan_in_words(search.result)}; {_times_in_words(search.result.times)}\n", style="dim")
+    console.print(plan_in_words(search.result), style="dim")
+    console.print(_times_in_words(search.result.times) + "\n", style="dim")
 
 
 def _times_in_words(times: StageTimes) -> str:

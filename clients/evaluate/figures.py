@@ -56,7 +56,7 @@ def measure(client: Client, seeds: int, advance: Callable[[], object]) -> list[F
 
 
 def ranks(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Returns, for each row of `queries` [n, d], how many rows of `gallery` [n, d] score above the row of its own index.
+    """Returns, for each row of `queries` [n, d], how many rows of `gallery` [n, d] score above its own.
 
     Rows of equal score count as above it, so that an encoder which tells nothing apart finds nothing.
     """
@@ -77,5 +77,5 @@ def _embed_drawings(client: Client, seed: int) -> NDArray[np.float32]:
 
 def _png(garment: Garment, seed: int) -> bytes:
     file = BytesIO()
-    draw(garment, seed).save(file, "PNG")
+    draw(garment, seed).save(file, "PNG", compress_level=1)
     return file.getvalue()

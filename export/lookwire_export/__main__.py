@@ -43,11 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model", metavar="MODEL", help="open_clip's name of the architecture, such as ViT-B-32 (or ViT-B-32-quickgelu)"
     )
-    parser.add_argument("--pretrained", metavar="FILE", type=Path, required=True, help="safetensors or torch state dict")
+    parser.add_argument(
+        "--pretrained", metavar="FILE", type=Path, required=True, help="safetensors or torch state dict"
+    )
     parser.add_argument("--repo", metavar="DIR", type=Path, required=True, help="the model repository")
     parser.add_argument("--name", metavar="N", help="the encoder's name there (default: MODEL in small letters)")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="how weights are stored; computation is fp32 (default: fp32)"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="how weights are stored; computation is fp32 (default: fp32)",
     )
     return parser
 

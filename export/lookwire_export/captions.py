@@ -42,7 +42,17 @@ PATTERN_PHRASES: dict[str, tuple[str, ...]] = {
     "checked": ("with checks",),
 }
 _PLURAL = ("trousers", "shorts")
-_FRAMES = ("{}", "{}", "{}", "a photo of {}", "a picture of {}", "I want {}", "{} for sale", "show me {}", "{}, studio shot")
+_FRAMES = (
+    "{}",
+    "{}",
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "I want {}",
+    "{} for sale",
+    "show me {}",
+    "{}, studio shot",
+)
 
 
 def article(phrase: str) -> str:

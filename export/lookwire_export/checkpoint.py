@@ -58,7 +58,7 @@ def _open(architecture: str, file: Path | None) -> Checkpoint:
         model, _, preprocess = open_clip.create_model_and_transforms(
             architecture, pretrained=str(file) if file else None, precision="fp32", load_weights=file is not None
         )
-    except (RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except (RuntimeError, AssertionError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise ExportError(f"{file} holds no weights for {architecture}: {error}") from error
     finally:
         logging.disable(logging.NOTSET)
@@ -77,4 +77,6 @@ def _require_offline(architecture: str) -> None:
     if "timm_model_name" in config["vision_cfg"]:
         raise ExportError(f"{architecture} has an image tower of timm; only open_clip's VisionTransformer is supported")
     if {"hf_model_name", "hf_tokenizer_name"} & set(config["text_cfg"]):
-        raise ExportError(f"{architecture} takes its text tower or tokenizer from Hugging Face; only open_clip's are supported")
+        raise ExportError(
+            f"{architecture} takes its text tower or tokenizer from Hugging Face; only open_clip's are supported"
+        )

@@ -53,7 +53,9 @@ class ExportedEncoder:
         image, text, encoder = (root / model for model in self.models)
         size, dimension = self.manifest["image"]["size"], self.manifest["dimension"]
         context_length = self.manifest["text"]["context_length"]
-        _write(image / "config.pbtxt", IMAGE_CONFIG.format(name=image.name, max_batch=MAX_BATCH, size=size, d=dimension))
+        _write(
+            image / "config.pbtxt", IMAGE_CONFIG.format(name=image.name, max_batch=MAX_BATCH, size=size, d=dimension)
+        )
         _write(image / "1" / "model.onnx", self.image_graph)
         lengths = ",".join(str(length) for length in (*(n for n in LENGTHS if n < context_length), context_length))
         _write(

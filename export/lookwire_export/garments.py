@@ -3,6 +3,7 @@
 A drawing is a pure function of (garment, seed, size): the same arguments give the same pixels.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from random import Random
@@ -90,7 +91,8 @@ def draw(garment: Garment, seed: int, size: int = 256) -> Image.Image:
 @dataclass(frozen=True)
 class _Pose:
     """Where the garment lies: a point p goes to centre + scale * R(angle) * (p, x mirrored or not), in units of half
-    the image's edge."""
+    the image's edge.
+    """
 
     scale: float
     angle: float
@@ -172,7 +174,7 @@ def rounded_line(curve: Curve) -> Curve:
     """Cuts the corners of an open curve twice, keeping its ends."""
     for _ in range(2):
         cut = [curve[0]]
-        for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(curve):
             cut += [(x0 + (x1 - x0) / 4, y0 + (y1 - y0) / 4), (x1 - (x1 - x0) / 4, y1 - (y1 - y0) / 4)]
         curve = [*cut, curve[-1]]
     return curve
@@ -297,7 +299,8 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 def _accent(base: Colour, rng: Random) -> Colour:
     """Returns the second colour of a pattern: a darker tone of itself on light cloth, off-white on dark cloth, either
-    between. White takes charcoal."""
+    between. White takes charcoal.
+    """
     if min(base) > 190:
         return CHARCOAL
     if _lightness(base) > 165:

@@ -5,7 +5,6 @@ through the front door: a real server that serves the freshly written repository
 """
 
 import io
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from lookwire import Client
-from lookwire.local import LocalServer
 from numpy.typing import NDArray
 from PIL import Image
 
+from lookwire import Client
+from lookwire.local import LocalServer
 from lookwire_export import probes
 from lookwire_export.checkpoint import Checkpoint, ExportError
 from lookwire_export.encoder import LENGTHS, ExportedEncoder
@@ -81,10 +80,9 @@ def end_to_end_figures(
     checkpoint: Checkpoint, name: str, repository: Path, images: Sequence[bytes], texts: Sequence[str]
 ) -> list[Figure]:
     """Compares what a server answers with open_clip's own preprocessing, tokenizer and model."""
-    with tempfile.TemporaryDirectory() as data, LocalServer(repository, data, allow_ungated="true") as server:
-        with Client(server.address, timeout=300) as client:
-            image_rows = np.concatenate([client.embed(images=b, encoder=name).vectors for b in _in_batches(images, 16)])
-            text_rows = np.concatenate([client.embed(texts=b, encoder=name).vectors for b in _in_batches(texts, 64)])
+    with LocalServer(repository, allow_ungated="true") as server, Client(server.address, timeout=300) as client:
+        image_rows = np.concatenate([client.embed(images=b, encoder=name).vectors for b in _in_batches(images, 16)])
+        text_rows = np.concatenate([client.embed(texts=b, encoder=name).vectors for b in _in_batches(texts, 64)])
     image_reference, text_reference = embed_images(checkpoint, images), embed_texts(checkpoint, texts)
     return [
         Figure("image_end_to_end_min_cosine", _min_cosine(image_rows, image_reference), at_least=END_TO_END_COSINE),

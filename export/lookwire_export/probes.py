@@ -68,7 +68,13 @@ def _saved(image: Image.Image, format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-ALPHABET = [*range(0x20, 0x7F), *range(0xA1, 0x250), *range(0x400, 0x460), *range(0x3041, 0x30FF), *range(0x1F600, 0x1F640)]
+ALPHABET = [
+    *range(0x20, 0x7F),
+    *range(0xA1, 0x250),
+    *range(0x400, 0x460),
+    *range(0x3041, 0x30FF),
+    *range(0x1F600, 0x1F640),
+]
 
 ODD = [
     "", " ", "a", "7", "!", "_", "-", "the", "dress", "T-SHIRT", "Ünïcödé", "naïve café", "İstanbul", "straße", "ſhirt",

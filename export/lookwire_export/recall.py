@@ -38,5 +38,3 @@ def _share(rank: Any, first: int) -> float:
 def summary(figures: dict[str, float]) -> str:
     """Returns the figures in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-
-

@@ -36,7 +36,7 @@ def tokenizer_json(tokenizer: Any) -> str:
     }
     split = {"type": "Split", "pattern": {"Regex": _words()}, "behavior": "Removed", "invert": True}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    whole = {
+    whole: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

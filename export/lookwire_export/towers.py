@@ -79,9 +79,12 @@ def towers(checkpoint: Checkpoint) -> tuple[ImageTower, TextTower]:
 
 def _folded(visual: Any) -> tuple[Any, Any]:
     """Returns the patch convolution for raw bytes: with y = w * (p / 255 - mean) / std, the weight is w / (255 std) and
-    the bias - sum(w mean / std) over the patch. Exact, because the convolution has no padding."""
+    the bias - sum(w mean / std) over the patch. Exact, because the convolution has no padding.
+    """
     weight = visual.conv1.weight.detach().double()
-    mean, std = (torch.tensor(v, dtype=torch.float64)[None, :, None, None] for v in (visual.image_mean, visual.image_std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64)[None, :, None, None] for v in (visual.image_mean, visual.image_std)
+    )
     bias = -(weight * mean / std).sum(dim=(1, 2, 3))
     return nn.Parameter((weight / (255 * std)).float()), nn.Parameter(bias.float())
 
@@ -94,16 +97,26 @@ def _require_supported(checkpoint: Checkpoint) -> None:
     if type(visual) is not VisionTransformer:
         raise ExportError(f"{name} has a {type(visual).__name__} image tower; only VisionTransformer is supported")
     if visual.pool_type != "tok" or visual.attn_pool is not None:
-        raise ExportError(f"{name} pools images by {visual.pool_type!r} or attention; only the class token is supported")
+        raise ExportError(
+            f"{name} pools images by {visual.pool_type!r} or attention; only the class token is supported"
+        )
     if model.attn_mask is None:
         raise ExportError(f"{name} has a bidirectional text tower; only causal ones are supported")
     if model.text_pool_type != "argmax":
-        raise ExportError(f"{name} pools texts by {model.text_pool_type!r}; only pooling at the end of text is supported")
+        raise ExportError(
+            f"{name} pools texts by {model.text_pool_type!r}; only pooling at the end of text is supported"
+        )
     if not isinstance(model.text_projection, nn.Parameter):
         raise ExportError(f"{name} has no plain text projection matrix")
     blocks = [*visual.transformer.resblocks, *model.transformer.resblocks]
     if any(type(block) is not ResidualAttentionBlock for block in blocks):
         raise ExportError(f"{name} has custom attention blocks; only open_clip's ResidualAttentionBlock is supported")
     tokenizer = checkpoint.tokenizer
-    if type(tokenizer) is not SimpleTokenizer or tokenizer.clean_fn is not get_clean_fn("lower") or tokenizer.reduction_fn:
-        raise ExportError(f"{name} has a tokenizer of its own; only open_clip's SimpleTokenizer as it stands is supported")
+    if (
+        type(tokenizer) is not SimpleTokenizer
+        or tokenizer.clean_fn is not get_clean_fn("lower")
+        or tokenizer.reduction_fn
+    ):
+        raise ExportError(
+            f"{name} has a tokenizer of its own; only open_clip's SimpleTokenizer as it stands is supported"
+        )

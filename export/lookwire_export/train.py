@@ -80,13 +80,16 @@ class Batches:
 
     def __next__(self) -> tuple[Any, Any, Any]:
         """Returns pixels float32 [batch, 3, S, S], ids int64 [2 x batch, TOKENS], and matches bool [batch, 2 x batch]:
-        which caption is true of which image. Caption i names all of image i, caption batch + i a part."""
+        which caption is true of which image. Caption i names all of image i, caption batch + i a part.
+        """
         if len(self._order) < self._size:
             self._order = self._rng.sample(range(len(SEEN)), len(SEEN))
         chosen, self._order = self._order[: self._size], self._order[self._size :]
         garments = [SEEN[index] for index in chosen]
         parts = [self._part(garment) for garment in garments]
-        whole = [garment.varied_caption(self._rng) if self._rng.random() < 0.6 else garment.caption for garment in garments]
+        whole = [
+            garment.varied_caption(self._rng) if self._rng.random() < 0.6 else garment.caption for garment in garments
+        ]
         partial = [captions.varied(self._rng, *part) for part in parts]
         ids = self._tokenizer(whole + partial)[:, :TOKENS]
         full = torch.eye(self._size, dtype=torch.bool)
@@ -102,7 +105,9 @@ class Batches:
         count, size = self._drawn.shape[1:3]
         images = []
         for index in chosen:
-            padded = np.pad(self._drawn[index, self._rng.randrange(count)], ((SHIFT,) * 2,) * 2 + ((0, 0),), mode="edge")
+            padded = np.pad(
+                self._drawn[index, self._rng.randrange(count)], ((SHIFT,) * 2,) * 2 + ((0, 0),), mode="edge"
+            )
             y, x = self._rng.randint(0, 2 * SHIFT), self._rng.randint(0, 2 * SHIFT)
             images.append(padded[y : y + size, x : x + size])
         gain = torch.tensor([self._rng.uniform(0.93, 1.07) for _ in chosen])[:, None, None, None]
@@ -196,7 +201,9 @@ def _groups(model: Any) -> list[dict[str, Any]]:
 
 
 def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lookwire import Hit, Plan, SearchResult, StageTimes
+from lookwire_export.garments import ALL
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn can be read back as items, each with a picture and the fields that filters use."""
     from clients.demo import catalogue
 
-    monkeypatch.setattr(catalogue, "ALL", catalogue.ALL[:3])
+    monkeypatch.setattr(catalogue, "ALL", ALL[:3])
 
     products = list(catalogue.draw_catalogue(tmp_path))
     items = list(catalogue.read_items(tmp_path))

@@ -29,7 +29,7 @@ from lookwire_server.search.filters import (
 from lookwire_server.search.index import VectorIndex
 from lookwire_server.search.view import View
 
-from .plain_filter import filters, payloads, satisfies
+from .plain_filter import BOUNDS, DOUBLES, INTEGERS, filters, payloads, satisfies
 
 FIELDS = [
     Field("brand", FieldType.STRING),
@@ -74,6 +74,18 @@ def test_integers_beyond_doubles_compare_exactly() -> None:
     assert selected(In("stock", (2**53, 5)), items) == ["even"]
     assert selected(Range("stock", gt=2.0**53), items) == ["odd"]
     assert selected(Range("stock", lte=2.0**53), items) == ["even"]
+
+
+@pytest.mark.parametrize("side", ["gt", "gte", "lt", "lte"])
+@pytest.mark.parametrize("bound", [*BOUNDS, 2.5, -7.5])
+def test_every_bound_is_exact(side: str, bound: float) -> None:
+    """A bound of any size, whole or not, cuts integers and doubles where the numbers themselves lie."""
+    stock: Items = {str(number): {"stock": number} for number in [*INTEGERS, 2, 3, -7, -8]}
+    price: Items = {str(number): {"price": number} for number in [*DOUBLES, *BOUNDS]}
+
+    for name, items in (("stock", stock), ("price", price)):
+        filter = Range(name, **{side: bound})
+        assert selected(filter, items) == [id for id, payload in items.items() if satisfies(filter, id, payload)]
 
 
 def test_integer_value_fits_a_double_field() -> None:

@@ -9,6 +9,7 @@ import pytest
 from lookwire_server.errors import FailedPrecondition
 from lookwire_server.metrics import Metrics
 from lookwire_server.search import collections as collections_module
+from lookwire_server.search import store as store_module
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.filters import Equals
@@ -107,3 +108,22 @@ async def test_gauge_follows_the_items(tmp_path: Path) -> None:
     collections.close()
 
     assert (made, written, reopened, items()) == (0, 1, 1, None)
+
+
+def test_start_that_was_cut_short_begins_again(open_collections: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first start that fails half-way through the schema leaves a directory in which the next one succeeds."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "SCHEMA", store_module.SCHEMA + "CREATE TABLE")
+        with pytest.raises(apsw.SQLError):
+            open_collections()
+
+    assert open_collections().list() == []
+
+
+def test_commits_reach_the_disk(tmp_path: Path) -> None:
+    """The writer's connection syncs the log at every commit; 2 is SQLite's number for FULL."""
+    store = store_module.Store(tmp_path)
+
+    assert store._connection.pragma("journal_mode") == "wal"
+    assert store._connection.pragma("synchronous") == 2
+    store.close()

@@ -148,10 +148,10 @@ class Client:
         """Adds items, and replaces those whose id exists as a whole: payload and vector.
 
         The items go out in chunks of at most 256 items and about 4 MiB, one after the other, so `items` may be a
-        generator of any length. Each chunk is atomic, the whole is not: on an error the chunks before are written, and
-        the chunk that failed is written as a whole or not at all. The error's `acknowledged` says how many items were
-        confirmed, and its field violations count the items from the first of all. `progress` is called after each chunk
-        with the number of items confirmed; `timeout` is for each chunk.
+        generator of any length; an id that comes twice in a chunk is InvalidArgument. Each chunk is atomic, the whole
+        is not: on an error the chunks before are written, and the chunk that failed is written whole or not at all.
+        The error's `acknowledged` says how many items were confirmed, and its field violations count the items from the
+        first of all. `progress` is called after each chunk with the number of confirmed items; `timeout` is for each.
         """
         total = Upserted(sequence=0, inserted=0, replaced=0)
         for call in calls.upsert(collection, items):

@@ -17,6 +17,7 @@ from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Lane, Model, Request, Response, Tensor, check
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.statistics import Statistics
+from lookwire_server.models.together import together
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -125,17 +126,10 @@ class Encoder:
         job = Job(lane, deadline, answer)
         texts = {index: value for index, value in enumerate(inputs) if isinstance(value, str)}
         images = {index: value for index, value in enumerate(inputs) if isinstance(value, bytes)}
-        try:
-            async with asyncio.TaskGroup() as group:
-                if texts:
-                    group.create_task(self._embed_texts(job, texts))
-                for index, image in images.items():
-                    group.create_task(self._embed_image(job, index, image))
-        except ExceptionGroup as failures:
-            error: Exception = failures
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+        work = [self._embed_image(job, index, image) for index, image in images.items()]
+        if texts:
+            work.append(self._embed_texts(job, texts))
+        await together(work)
         return answer
 
     async def _embed_image(self, job: Job, index: int, image: bytes) -> None:
@@ -176,9 +170,8 @@ class Encoder:
             ids = await asyncio.to_thread(tower.tokenizer.encode, list(texts.values()))
         job.answer.times.tokenise = time.monotonic() - started
         self._tokenise_seconds.observe(job.answer.times.tokenise)
-        async with asyncio.TaskGroup() as group:
-            for indexes, tokens in tower.by_length(list(texts), ids):
-                group.create_task(self._infer_texts(job, tower.model, indexes, tokens))
+        groups = tower.by_length(list(texts), ids)
+        await together([self._infer_texts(job, tower.model, indexes, tokens) for indexes, tokens in groups])
 
     async def _infer_texts(self, job: Job, model: Model, indexes: Sequence[int], tokens: Tensor) -> None:
         response = await model.infer(Request({"input_ids": tokens}, job.lane, job.deadline))

@@ -18,6 +18,7 @@ from lookwire_server.models.model import Request, Response, Tensor, check
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.queue import Pending, Queue
 from lookwire_server.models.statistics import Statistics
+from lookwire_server.models.together import together
 
 log = structlog.get_logger()
 
@@ -88,14 +89,7 @@ class Batcher:
             replace(request, inputs={name: tensor[start : start + limit] for name, tensor in request.inputs.items()})
             for start in range(0, rows, limit)
         ]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._enqueue(part, len(next(iter(part.inputs.values()))))) for part in parts
-                ]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        answers = [task.result() for task in tasks]
+        answers = await together([self._enqueue(part, len(next(iter(part.inputs.values())))) for part in parts])
         return Response(
             {name: np.concatenate([answer.outputs[name] for answer in answers]) for name in answers[0].outputs},
             max(answer.queue_seconds for answer in answers),

@@ -3,7 +3,7 @@
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -22,6 +22,7 @@ from lookwire_server.metrics import Metrics
 from lookwire_server.models.repository import Repository
 from lookwire_server.rpc.collections import CollectionServicer
 from lookwire_server.rpc.encoders import EncoderServicer
+from lookwire_server.rpc.health import HealthServicer
 from lookwire_server.rpc.inference import InferenceServicer
 from lookwire_server.rpc.interceptor import Interceptor
 from lookwire_server.rpc.items import ItemServicer
@@ -45,13 +46,15 @@ class Server:
         self, settings: Settings, repository: Repository, encoders: Encoders, collections: Collections, metrics: Metrics
     ) -> None:
         self._names = ("", *SERVICES, *{model.config.name for model in repository.models()})
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[Interceptor(metrics)],
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),  # replies are bounded by the limits on what is asked for
+                # Clients ping every 30 s during a call; gRPC's default takes that for an attack after a few minutes.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a share of the calls
             ],
         )
@@ -74,16 +77,13 @@ class Server:
     async def start(self) -> None:
         """Takes requests, and says so."""
         await self._server.start()
-        await self._set(health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set_all(self._names, serving=True)
 
     async def not_serving(self) -> None:
         """Tells all who ask or watch that requests should go elsewhere; those that come are still answered."""
-        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set_all(self._names, serving=False)
 
     async def stop(self, timeout: float) -> None:
         """Refuses new requests, waits for those in flight, at most `timeout` seconds."""
+        self._health.end_watches()
         await self._server.stop(timeout)
-
-    async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
-        for name in self._names:
-            await self._health.set(name, status)

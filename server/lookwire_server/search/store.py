@@ -82,7 +82,7 @@ class Store:
         self._readers: list[apsw.Connection] = []
         self._thread = threading.local()
         with ExitStack() as opened:
-            self._lock = opened.enter_context(closing(DirectoryLock(directory)))
+            opened.enter_context(closing(DirectoryLock(directory)))
             self._connection = opened.enter_context(closing(apsw.Connection(self._path)))
             self._connection.set_busy_timeout(BUSY_MILLISECONDS)
             self._connection.pragma("page_size", PAGE_BYTES)
