@@ -8,9 +8,10 @@ import re
 import statistics
 import time
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.report import Figure, Report
@@ -19,6 +20,7 @@ from lookwire.local import LocalServer
 
 CALLS = 32
 ROUNDS = 7
+SECONDS = 1.0
 MODEL = "garments-text"
 TEXTS = [
     f"a {colour} {kind} number {number}"
@@ -28,23 +30,50 @@ TEXTS = [
 ]
 
 
+@dataclass(slots=True)
+class Round:
+    """One round: the calls one by one, then all at once, then 32 callers that each ask again and again."""
+
+    seconds_alone: float
+    seconds_together: float
+    executions_together: int
+    histogram_together: int
+    difference: float
+    calls_sustained: int
+    executions_sustained: int
+
+
 def run(report: Report) -> None:
     """Adds the figures of one run to the report."""
     with LocalServer("model_repo") as server:
-        one_by_one, together, executions, histogram, alone, batched = asyncio.run(measure(server))
+        rounds = asyncio.run(measure(server))
+
+    def median(figure: Callable[[Round], float]) -> float:
+        return statistics.median(map(figure, rounds))
+
+    of_rounds = f"median of {ROUNDS} rounds"
     report.add(
         Figure(
-            f"model executions for {CALLS} concurrent calls",
-            statistics.median(executions),
+            f"model executions for {CALLS} calls, {CALLS} always in flight",
+            median(lambda one: CALLS * one.executions_sustained / one.calls_sustained),
             "executions",
-            f"ModelStatistics, median of {ROUNDS} rounds",
+            f"ModelStatistics, {of_rounds} of {SECONDS:g} s",
             at_most=CALLS / 2,
         )
     )
     report.add(
         Figure(
+            f"model executions for a burst of {CALLS} calls to an idle server",
+            median(lambda one: one.executions_together),
+            "executions",
+            f"ModelStatistics, {of_rounds}",
+            at_most=CALLS - 1,
+        )
+    )
+    report.add(
+        Figure(
             "executions by histogram less by statistics",
-            float(np.abs(np.subtract(histogram, executions)).max()),
+            max(abs(one.histogram_together - one.executions_together) for one in rounds),
             "executions",
             "lookwire_batch_rows_count, largest of all rounds",
             at_most=0,
@@ -53,7 +82,7 @@ def run(report: Report) -> None:
     report.add(
         Figure(
             "difference of a vector from the same text one by one",
-            float(np.abs(together - one_by_one).max()),
+            max(one.difference for one in rounds),
             "absolute",
             "largest element of all calls and rounds",
             at_most=1e-5,
@@ -61,35 +90,60 @@ def run(report: Report) -> None:
     )
     report.add(
         Figure(
-            "calls a second, concurrent / one by one",
-            statistics.median(np.divide(alone, batched).tolist()),
+            "calls a second, burst / one by one",
+            median(lambda one: one.seconds_alone / one.seconds_together),
             "ratio",
-            f"median of {ROUNDS} alternating rounds",
+            of_rounds,
         )
     )
-    report.add(Figure("calls a second, concurrent", CALLS / statistics.median(batched), "1/s", "median"))
+    report.add(
+        Figure(
+            f"calls a second, {CALLS} always in flight",
+            median(lambda one: one.calls_sustained / SECONDS),
+            "1/s",
+            of_rounds,
+        )
+    )
 
 
-async def measure(
-    server: LocalServer,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int], list[int], list[float], list[float]]:
-    """Vectors one by one and together, executions a round by statistics and by histogram, seconds alone and together."""
-    executions, histogram, alone, batched = [], [], [], []
+async def measure(server: LocalServer) -> list[Round]:
+    """Alternates the three ways of calling."""
+    rounds = []
     async with AsyncClient(server.address) as client:
         await client.embed(TEXTS)
         for _ in range(ROUNDS):
             started = time.perf_counter()
             one_by_one = [(await client.embed([text])).vectors[0] for text in TEXTS]
-            alone.append(time.perf_counter() - started)
+            alone = time.perf_counter() - started
             before = counts(server)
             started = time.perf_counter()
             answers = await asyncio.gather(*(client.embed([text]) for text in TEXTS))
-            batched.append(time.perf_counter() - started)
+            together = time.perf_counter() - started
+            between = counts(server)
+            calls = sum(await asyncio.gather(*(ask(client, text) for text in TEXTS)))
             after = counts(server)
-            executions.append(after[0] - before[0])
-            histogram.append(after[1] - before[1])
-    together = np.array([answer.vectors[0] for answer in answers])
-    return np.array(one_by_one), together, executions, histogram, alone, batched
+            rounds.append(
+                Round(
+                    alone,
+                    together,
+                    between[0] - before[0],
+                    between[1] - before[1],
+                    float(np.abs(np.array([answer.vectors[0] for answer in answers]) - one_by_one).max()),
+                    calls,
+                    after[0] - between[0],
+                )
+            )
+    return rounds
+
+
+async def ask(client: AsyncClient, text: str) -> int:
+    """Asks for one text again and again for SECONDS; returns how often."""
+    calls = 0
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        await client.embed([text])
+        calls += 1
+    return calls
 
 
 def counts(server: LocalServer) -> tuple[int, int]:

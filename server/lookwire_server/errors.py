@@ -8,6 +8,7 @@
     ├── AlreadyExists          a name is taken
     ├── FailedPrecondition     the request is well formed, the state does not allow it
     ├── QueueFull              a bounded queue has no room
+    ├── Overloaded             the requests in flight hold as many bytes as the server allows
     ├── DeadlineExceeded       nobody waits for the answer any more
     ├── Unavailable            the server, or a part of it, is stopping or not ready
     ├── StorageFailure         the disk refused a write; nothing of the request was kept
@@ -67,6 +68,11 @@ class FailedPrecondition(LookwireError):
 class QueueFull(LookwireError):
     code = "RESOURCE_EXHAUSTED"
     reason = "QUEUE_FULL"
+
+
+class Overloaded(LookwireError):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "OVERLOADED"
 
 
 class DeadlineExceeded(LookwireError):

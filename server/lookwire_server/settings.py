@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     metrics_address: str = Field("127.0.0.1", description="address that /metrics listens on")
     metrics_port: int = Field(8002, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
     max_message_bytes: int = Field(64 << 20, ge=1 << 20, description="largest gRPC message that is taken")
+    max_inflight_bytes: int = Field(1 << 30, ge=1, description="bytes of all requests in flight; more is refused")
     max_concurrent_rpcs: int = Field(4096, ge=1, description="RPCs in flight; one more is RESOURCE_EXHAUSTED")
     max_image_bytes: int = Field(32 << 20, ge=1, description="largest encoded image")
     max_image_pixels: int = Field(64_000_000, ge=1, description="largest width x height of an image")

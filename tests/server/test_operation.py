@@ -1,5 +1,6 @@
 """Running the server: start, health, metrics, stop, crash."""
 
+import asyncio
 import json
 import os
 import random
@@ -20,9 +21,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from lookwire import Client, Item, errors
+from lookwire import AsyncClient, Client, Embeddings, Item, errors
 from lookwire.local import LocalServer
 from tests.conftest import MODEL_REPOSITORY
+from tests.server.images import noise
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -97,6 +99,31 @@ def test_start_is_quick_and_memory_small(tmp_path: Path) -> None:
 
     assert ready < 5
     assert resident < 400e6
+
+
+def test_overload_is_refused_at_the_door(tmp_path: Path) -> None:
+    """Requests beyond the bytes that may be in flight are RESOURCE_EXHAUSTED; the others and later ones are answered."""
+    image = noise(1024, 1024, "PNG")
+    refused = answered = 0
+    with LocalServer(MODEL_REPOSITORY, tmp_path, max_inflight_bytes=2 * len(image)) as server:
+
+        async def flood() -> list[object]:
+            async with AsyncClient(server.address) as client:
+                calls = [client.embed(images=[image]) for _ in range(16)]
+                return await asyncio.gather(*calls, return_exceptions=True)
+
+        for outcome in asyncio.run(flood()):
+            if isinstance(outcome, Embeddings):
+                answered += 1
+            else:
+                assert isinstance(outcome, errors.ResourceExhausted)
+                assert outcome.reason == "OVERLOADED"
+                refused += 1
+        with Client(server.address) as client:
+            assert client.embed(images=[image]).vectors.shape[0] == 1
+
+    assert answered >= 1
+    assert refused >= 1
 
 
 def test_stop_is_graceful(tmp_path: Path) -> None:

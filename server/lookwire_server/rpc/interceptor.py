@@ -11,7 +11,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from lookwire_server.errors import LookwireError, QueueFull
+from lookwire_server.errors import LookwireError, Overloaded, QueueFull
 from lookwire_server.metrics import Metrics
 
 log = structlog.get_logger()
@@ -49,8 +49,10 @@ def to_status(error: LookwireError) -> status_pb2.Status:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary handler of ours: an expected error becomes its status, any other INTERNAL with a fixed text."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, max_inflight_bytes: int) -> None:
         self._metrics = metrics
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -77,8 +79,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
             started = time.perf_counter()
             code = "OK"
+            size = request.ByteSize()
             in_flight.inc()
+            self._inflight_bytes += size
             try:
+                self._check_load(size)
                 return await handler(request, context)
             except LookwireError as error:
                 status = to_status(error)
@@ -98,6 +103,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
             finally:
                 in_flight.dec()
+                self._inflight_bytes -= size
                 seconds.labels(method, code).observe(time.perf_counter() - started)
 
         return answer
+
+    def _check_load(self, size: int) -> None:
+        """Refuses a request of `size` bytes, already counted, that would not fit beside those in flight."""
+        others = self._inflight_bytes - size
+        if others and self._inflight_bytes > self._max_inflight_bytes:
+            raise Overloaded(
+                f"requests of {others} bytes are in flight, at most {self._max_inflight_bytes} may be; try again later",
+                bytes=others,
+                limit=self._max_inflight_bytes,
+            )

@@ -48,7 +48,7 @@ class Server:
         self._names = ("", *SERVICES, *{model.config.name for model in repository.models()})
         self._health = HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[Interceptor(metrics)],
+            interceptors=[Interceptor(metrics, settings.max_inflight_bytes)],
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
