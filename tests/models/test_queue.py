@@ -1,6 +1,7 @@
 """The policy of a batcher's queue."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ def pending(
 
 
 LOOP = asyncio.new_event_loop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_the_loop() -> Iterator[None]:
+    yield
+    LOOP.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -64,6 +64,9 @@ def ids(ids: Iterable[str]) -> Filter:
 @dataclass(frozen=True, slots=True, eq=False)
 class FieldName:
     """A declared field of the payload; its comparisons are filters. Made by `field`."""
+
+    # So that a numpy scalar on the left leaves the comparison to the field.
+    __array_ufunc__: ClassVar[None] = None
 
     name: str
 
