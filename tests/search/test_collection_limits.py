@@ -175,7 +175,7 @@ async def test_collections_are_made_found_listed_and_deleted(collections: Collec
 
     with pytest.raises(AlreadyExists, match="'shoes'"):
         await collections.create("shoes", "clip", "f1", DIMENSION, [])
-    with pytest.raises(NotFound, match=r"no collection 'hats'; there are '0x+\.\.\.', 'Bags', 'shoes'"):
+    with pytest.raises(NotFound, match=r"no collection 'hats'; existing: '0x+\.\.\.', 'Bags', 'shoes'"):
         collections.get("hats")
     await collections.delete("Bags")
     with pytest.raises(NotFound):

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from lookwire_server.errors import LookwireError, Overloaded, QueueFull
 from lookwire_server.metrics import Metrics
+from lookwire_server.rpc import convert
 
 log = structlog.get_logger()
 
@@ -87,12 +88,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 return await handler(request, context)
             except LookwireError as error:
                 status = to_status(error)
-                if method.startswith(V2) and isinstance(error, QueueFull):
+                if method.startswith(V2) and isinstance(error, QueueFull | Overloaded):
                     status.code = code_pb2.UNAVAILABLE  # what Triton answers, and V2 clients retry on
                 code = code_pb2.Code.Name(status.code)
                 await context.abort_with_status(rpc_status.to_status(status))
             except asyncio.CancelledError:
-                code = "CANCELLED"
+                deadline = convert.deadline(context)
+                code = "CANCELLED" if deadline is None or deadline > time.monotonic() else "DEADLINE_EXCEEDED"
                 raise
             except NotImplementedError:
                 code = "UNIMPLEMENTED"

@@ -59,7 +59,7 @@ class Collections:
         collection = self._by_name.get(name)
         if collection is None:
             names = sorted(self._by_name)
-            existing = "there are none" if not names else f"there are {listed(names)}"
+            existing = "there are none" if not names else f"existing: {listed(names)}"
             raise NotFound(
                 f"no collection {shown(name)}" + (f"; {existing}" if len(names) <= MAX_SHOWN_NAMES else ""),
                 collection=name,
