@@ -3,12 +3,28 @@
 What belongs to a model is set in its repository.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cores(cpu_max: Path = CPU_MAX) -> int:
+    """The cores that this process may use: those of its affinity, or fewer where its control group has a quota.
+
+    `cpu_max` holds the quota and the period in microseconds, or "max" for no quota (Linux, control groups version 2).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text().split()
+    except OSError:
+        return cores
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
 class Settings(BaseSettings):
@@ -37,9 +53,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(64_000_000, ge=1, description="largest width x height of an image")
     max_text_bytes: int = Field(64 << 10, ge=1, description="longest text, in bytes of UTF-8")
     cores: int = Field(
-        os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0)),
+        default_factory=available_cores,
         ge=1,
-        description="processor cores to share out among inference, decoding and search",
+        description="processor cores to share out among inference, decoding and search; all that it may use unless given",
     )
     drain_seconds: float = Field(
         0.0, ge=0, description="seconds to go on serving after SIGTERM while health says NOT_SERVING"
