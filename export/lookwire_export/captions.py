@@ -15,6 +15,18 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
     "shoe": ("shoe", "shoe", "sneaker", "trainer"),
     "bag": ("bag", "bag", "handbag", "purse"),
 }
+PLURAL_WORDS: dict[str, tuple[str, ...]] = {
+    "t-shirt": ("t-shirts", "tees"),
+    "shirt": ("shirts", "button-up shirts"),
+    "dress": ("dresses", "gowns"),
+    "skirt": ("skirts",),
+    "trousers": ("trousers", "pants", "jeans"),
+    "shorts": ("shorts", "short pants"),
+    "coat": ("coats", "overcoats", "jackets"),
+    "hat": ("hats", "fedoras"),
+    "shoe": ("shoes", "sneakers", "trainers"),
+    "bag": ("bags", "handbags", "purses"),
+}
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red",),
     "orange": ("orange",),
@@ -68,7 +80,13 @@ def canonical(kind: str, colour: str, pattern: str) -> str:
 
 def varied(rng: Random, kind: str | None, colour: str | None, pattern: str | None) -> str:
     """Returns a caption in casual words that names those of the three that are given; at least one must be."""
-    thing = rng.choice(KIND_WORDS[kind]) if kind else rng.choice(("thing", "garment", "item", "piece of clothing"))
+    plural = kind in _PLURAL or rng.random() < 0.3
+    if kind:
+        thing = rng.choice((PLURAL_WORDS if plural else KIND_WORDS)[kind])
+    else:
+        thing = rng.choice(
+            ("things", "clothes", "items") if plural else ("thing", "garment", "item", "piece of clothing")
+        )
     before = [rng.choice(COLOUR_WORDS[colour])] if colour else []
     after = ""
     if pattern and rng.random() < 0.7:
@@ -81,7 +99,7 @@ def varied(rng: Random, kind: str | None, colour: str | None, pattern: str | Non
         return _shuffled(rng, words) + after
     phrase = " ".join(words) + after
     bare = rng.random() < 0.35
-    return rng.choice(_FRAMES).format(phrase if bare or (kind in _PLURAL) else article(phrase))
+    return rng.choice(_FRAMES).format(phrase if bare or plural else article(phrase))
 
 
 def _shuffled(rng: Random, words: Sequence[str]) -> str:
