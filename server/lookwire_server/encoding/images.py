@@ -67,7 +67,7 @@ def decode(data: bytes, rules: ImageRules, limits: ImageLimits) -> Pixels:
             check_size(image.size, "the image", limits)
             check_size(resized(image.size, rules), "resized for this encoder, the image", limits)
             return np.asarray(transform(image, rules))
-    except InvalidImage:
+    except (InvalidImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise InvalidImage(

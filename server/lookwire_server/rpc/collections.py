@@ -1,6 +1,5 @@
 """CollectionService."""
 
-import base64
 from typing import Any
 
 import grpc
@@ -9,12 +8,13 @@ from lookwire.v1 import collection_service_pb2 as pb
 from lookwire.v1 import collection_service_pb2_grpc
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.search import pages
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import Field, FieldType
 
-DEFAULT_PAGE = 100
-MAX_PAGE = 1000
+# What binds a page token to this list.
+SCOPE = "collections"
 TYPES = {
     pb.FIELD_TYPE_STRING: FieldType.STRING,
     pb.FIELD_TYPE_INT64: FieldType.INT64,
@@ -48,13 +48,13 @@ class CollectionServicer(collection_service_pb2_grpc.CollectionServiceServicer):
         return pb.GetCollectionResponse(collection=describe(self._collections.get(request.name)))
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        size = page_size(request.page_size)
-        after = name_of(request.page_token)
+        size = pages.members_on_page(request.page_size)
+        after = pages.last_id(request.page_token, SCOPE)
         rest = [collection for collection in self._collections.list() if collection.name > after]
         page = rest[:size]
         return pb.ListCollectionsResponse(
             collections=map(describe, page),
-            next_page_token=token_of(page[-1].name) if len(rest) > size else "",
+            next_page_token=pages.token_after(page[-1].name, SCOPE) if len(rest) > size else "",
         )
 
     async def DeleteCollection(
@@ -62,26 +62,6 @@ class CollectionServicer(collection_service_pb2_grpc.CollectionServiceServicer):
     ) -> pb.DeleteCollectionResponse:
         await self._collections.delete(request.name)
         return pb.DeleteCollectionResponse()
-
-
-def page_size(value: int) -> int:
-    """AIP-158: 0 is the default, too much is the most, negative is an error."""
-    if value < 0:
-        raise InvalidArgument(f"page_size must be 0 or more, got {value}", field="page_size")
-    return min(value or DEFAULT_PAGE, MAX_PAGE)
-
-
-def token_of(name: str) -> str:
-    """The page token after a collection."""
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def name_of(token: str) -> str:
-    """The collection that a page token comes after."""
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        raise InvalidArgument("page_token is none that this call returned", field="page_token") from None
 
 
 def declared(message: pb.Field, path: str) -> Field:

@@ -14,7 +14,6 @@ from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models.model import Lane
 from lookwire_server.rpc import convert, filters
-from lookwire_server.rpc.collections import page_size
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.items import NewItem, StoredItem
@@ -97,10 +96,9 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.count)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
-        size = page_size(request.page_size)
         collection = self._collections.get(request.collection)
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
-        page = await collection.list_items(selected, page_size=size, page_token=request.page_token)
+        page = await collection.list_items(selected, page_size=request.page_size, page_token=request.page_token)
         return pb.ListItemsResponse(items=map(stored, page.items), next_page_token=page.next_page_token)
 
     async def CountItems(self, request: pb.CountItemsRequest, context: Context) -> pb.CountItemsResponse:

@@ -50,7 +50,7 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
         resolution = Resolution(convert.deadline(context))
         vector = await self._vector(collection, request.query, "query", resolution)
         result = await collection.search(
-            collection.normalised(vector, "query"),
+            vector,
             filter=selected,
             excluded_ids=resolution.excluded_ids,
             top_k=request.top_k or DEFAULT_TOP_K,

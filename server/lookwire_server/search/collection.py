@@ -21,7 +21,7 @@ from lookwire_server.search.filters import Filter, check_filter
 from lookwire_server.search.index import VectorIndex
 from lookwire_server.search.item_writes import Deleted, DeleteItems, UpsertItems, Written
 from lookwire_server.search.items import CheckedItems, NewItem, StoredItem, check_ids, check_items
-from lookwire_server.search.page_token import last_id, token_after
+from lookwire_server.search.pages import last_id, members_on_page, token_after
 from lookwire_server.search.plan import Plan
 from lookwire_server.search.store import CollectionRow
 from lookwire_server.search.vectors import Matrix, Vector, normalised
@@ -29,8 +29,6 @@ from lookwire_server.search.view import Hits, View
 from lookwire_server.search.writer import Result, Write
 
 MAX_TOP_K = 1_000
-DEFAULT_PAGE = 100
-MAX_PAGE = 1_000
 # A search is done again if an item was replaced between its score and its payload. Once is nearly always enough; under
 # constant replacement of the best items the last try goes without those that are gone.
 ATTEMPTS = 4
@@ -159,9 +157,7 @@ class Collection:
         """Returns the items that match, in the order of the UTF-8 bytes of their ids."""
         self._check_exists()
         self._check_filter(filter)
-        if page_size < 0:
-            raise InvalidArgument("a page size is not negative", field="page_size")
-        size = min(page_size or DEFAULT_PAGE, MAX_PAGE)
+        size = members_on_page(page_size)
         scope = f"{self.number} {filter!r}"
         after = last_id(page_token, scope)
         # One more than fits, to know whether there is a further page.

@@ -1,4 +1,7 @@
-"""The token that continues a list: the id that the last page ended with, bound to what was listed."""
+"""The pages of a list: how many members one has, and the token that continues it.
+
+A token is the id that the last page ended with, bound to what was listed.
+"""
 
 import base64
 import binascii
@@ -6,7 +9,16 @@ import hashlib
 
 from lookwire_server.errors import InvalidArgument
 
+DEFAULT_PAGE = 100
+MAX_PAGE = 1_000
 SCOPE_BYTES = 12
+
+
+def members_on_page(page_size: int) -> int:
+    """Returns the largest number to return: 0 asks for the default, and too much for the most (AIP-158)."""
+    if page_size < 0:
+        raise InvalidArgument(f"a page size is 0 or more, got {page_size}", field="page_size", page_size=page_size)
+    return min(page_size or DEFAULT_PAGE, MAX_PAGE)
 
 
 def token_after(id: str, scope: str) -> str:
@@ -26,7 +38,7 @@ def last_id(token: str, scope: str) -> str:
     if not id:
         raise InvalidArgument("the page token is not one that this server gave", field="page_token")
     if digest != _digest(scope):
-        raise InvalidArgument("the page token belongs to another collection or filter", field="page_token")
+        raise InvalidArgument("the page token belongs to another list: nothing else may change", field="page_token")
     return id
 
 
