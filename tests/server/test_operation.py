@@ -158,6 +158,23 @@ def test_data_directory_has_one_owner(tmp_path: Path) -> None:
         LocalServer(MODEL_REPOSITORY, tmp_path).start()
 
 
+@pytest.mark.parametrize("what", ["a file", "a folder with another database"])
+def test_unusable_data_directory_is_explained(tmp_path: Path, what: str) -> None:
+    """A data directory that cannot be used ends the start with a sentence that names it, not with a trace."""
+    data = tmp_path / "data"
+    if what == "a file":
+        data.write_text("not a folder")
+    else:
+        data.mkdir()
+        (data / "lookwire.db").write_text("no database" * 1000)
+
+    with pytest.raises(RuntimeError, match="cannot be used") as failure:
+        LocalServer(MODEL_REPOSITORY, data).start()
+
+    assert str(data) in str(failure.value)
+    assert "Traceback" not in str(failure.value)
+
+
 def test_all_wrong_settings_are_named_at_once() -> None:
     """Every wrong setting is printed with its flag, and the exit status is 2."""
     command = [sys.executable, "-m", "lookwire_server", "--grpc-port", "99999", "--cores", "none"]

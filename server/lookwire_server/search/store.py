@@ -43,6 +43,18 @@ CREATE TABLE items (
 """
 # Three vectors of 512 dimensions fit such a page, only one fits SQLite's usual 4,096 bytes: a third less disk and log.
 PAGE_BYTES = 8_192
+# What a directory is refused for at the start, rather than the program being at fault.
+UNUSABLE = (
+    OSError,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+)
 # Only a tool from outside can hold the database; it gets this long before an operation fails.
 BUSY_MILLISECONDS = 5_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -77,10 +89,19 @@ class Store:
     """One connection writes and checkpoints, under one thread at a time; every other thread reads by one of its own."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._path = str(directory / DATABASE)
         self._readers: list[apsw.Connection] = []
         self._thread = threading.local()
+        try:
+            self._open(directory)
+        except UNUSABLE as error:
+            raise FailedPrecondition(
+                f"the data directory {directory} cannot be used: {error}; mend that, or give another one",
+                data_dir=directory,
+            ) from error
+
+    def _open(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(closing(DirectoryLock(directory)))
             self._connection = opened.enter_context(closing(apsw.Connection(self._path)))
