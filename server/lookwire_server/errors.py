@@ -8,11 +8,14 @@
     ├── AlreadyExists          a name is taken
     ├── FailedPrecondition     the request is well formed, the state does not allow it
     ├── QueueFull              a bounded queue has no room
+    ├── QueueTimeout           a request waited longer in a queue than its model allows
     ├── Overloaded             the requests in flight hold as many bytes as the server allows
     ├── DeadlineExceeded       nobody waits for the answer any more
     ├── Unavailable            the server, or a part of it, is stopping or not ready
     ├── StorageFailure         the disk refused a write; nothing of the request was kept
-    └── ModelFailure           the model's execution failed; the cause is in the server's log
+    ├── ModelFailure           the model's execution failed; the cause is in the server's log
+    ├── LoadFailure            a model cannot be found in the repository, or what a load request brings cannot be kept
+    └── Unimplemented          a part of a protocol that this server does not have, or has switched off
 
 `code` names a canonical gRPC status, `reason` is stable and meant for programs, `metadata` holds every variable part of the
 message. One interceptor turns these into statuses; any other exception is logged and answered as INTERNAL with a fixed text.
@@ -70,6 +73,11 @@ class QueueFull(LookwireError):
     reason = "QUEUE_FULL"
 
 
+class QueueTimeout(LookwireError):
+    code = "UNAVAILABLE"
+    reason = "QUEUE_TIMEOUT"
+
+
 class Overloaded(LookwireError):
     code = "RESOURCE_EXHAUSTED"
     reason = "OVERLOADED"
@@ -93,3 +101,13 @@ class StorageFailure(LookwireError):
 class ModelFailure(LookwireError):
     code = "INTERNAL"
     reason = "MODEL_FAILURE"
+
+
+class LoadFailure(LookwireError):
+    code = "INTERNAL"
+    reason = "LOAD_FAILURE"
+
+
+class Unimplemented(LookwireError):
+    code = "UNIMPLEMENTED"
+    reason = "UNIMPLEMENTED"

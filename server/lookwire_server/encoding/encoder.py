@@ -190,8 +190,8 @@ class Encoder:
             embedded = await self.embed(self._contents(request.inputs), lane=request.lane, deadline=request.deadline)
             for index, error in sorted(embedded.errors.items()):
                 raise type(error)(f"row {index}: {error.message}", field=error.field, **error.metadata)
-        except BaseException:
-            self.statistics.fail.add(time.monotonic() - started)
+        except BaseException as error:
+            self.statistics.failed(error, time.monotonic() - started)
             raise
         self.statistics.success.add(time.monotonic() - started)
         self.statistics.queue.add(embedded.times.queue)

@@ -69,7 +69,7 @@ class Batcher:
         self._padding = Padding.of(config)
         self._max_rows = config.max_batch_size if config.dynamic_batching else 1
         self._max_tokens = next(iter(config.integers("max_batch_tokens")), 0)
-        self._queue = Queue(config.max_queue_rows or MAX_QUEUE_ROWS, MAX_QUEUE_BYTES)
+        self._queue = Queue(MAX_QUEUE_ROWS, MAX_QUEUE_BYTES)
         self._arrived = asyncio.Event()
         self._closing = False
         self._on_failure = on_failure
@@ -144,8 +144,11 @@ class Batcher:
         finally:
             elapsed = time.monotonic() - started
             answered = pending.future.done() and not pending.future.cancelled()
-            failed = not answered or pending.future.exception() is not None
-            (self.statistics.fail if failed else self.statistics.success).add(elapsed)
+            error = asyncio.CancelledError() if not answered else pending.future.exception()
+            if error is None:
+                self.statistics.success.add(elapsed)
+            else:
+                self.statistics.failed(error, elapsed)
         return response
 
     async def _serve(self, session: Session, thread: ThreadPoolExecutor) -> None:

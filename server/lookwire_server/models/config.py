@@ -1,32 +1,90 @@
-"""A model's configuration: `config.pbtxt`, protobuf text format of Triton's ModelConfig, read and checked."""
+"""A model's configuration: Triton's ModelConfig, checked and completed.
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+Field by field the meaning is Triton's (`model_config.proto`); a field that is
+unknown is an error, one that is known and has no effect here is a warning.
+"""
 
-from google.protobuf import text_format
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models import datatypes
 
-FILE = "config.pbtxt"
+# Backend -> the platform that Triton's clients expect to read.
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "ensemble": "ensemble"}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output: V2 datatype and dims without the batch dimension; -1 stands for any size."""
+    """An input or output: V2 datatype and dims without the batch dimension; -1 stands for any size.
+
+    `reshape` are the dims that the model itself takes or gives, where they differ from what callers see. `ragged` inputs
+    of unequal shapes share a batch, joined end to end in one dimension. `labels` name the classes of an output.
+    """
 
     name: str
     datatype: str
     dims: tuple[int, ...]
     optional: bool = False
+    reshape: tuple[int, ...] | None = None
+    ragged: bool = False
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """How a priority level queues: at most `max_requests` (0: no bound of its own) for at most `timeout` seconds (0: no limit).
+
+    A request that waited longer is rejected, or with `delay` goes behind all others of its level. `allow_override` lets
+    requests bring a shorter timeout of their own.
+    """
+
+    max_requests: int = 0
+    timeout: float = 0.0
+    delay: bool = False
+    allow_override: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of an ensemble: `inputs` and `outputs` map the model's tensors to the ensemble's; version None: the newest."""
+
+    model: str
+    version: int | None
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupInput:
+    """An input of a warm-up sample, dims without the batch: zeros, random values, or raw contents of the file `source`."""
+
+    datatype: str
+    dims: tuple[int, ...]
+    random: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """A warm-up sample, executed `count` times on each instance before the model is ready."""
+
+    name: str
+    rows: int
+    count: int
+    inputs: Mapping[str, WarmupInput]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What the server needs of a ModelConfig; `message` is the whole of it, with defaults filled in.
 
-    `max_batch_size` 0 means that the model has no batch dimension. `max_queue_rows` 0 means the server's own bound.
+    `max_batch_size` 0 means that the model has no batch dimension. Priority levels run from 1, the highest, to
+    `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds.
     """
 
     name: str
@@ -35,11 +93,26 @@ class ModelConfig:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     instances: int
+    gpu: bool
     dynamic_batching: bool
+    preferred_batch_sizes: tuple[int, ...]
     max_queue_delay: float
-    max_queue_rows: int
-    parameters: dict[str, str]
+    preserve_ordering: bool
+    priority_levels: int
+    default_priority: int
+    queue_policies: Mapping[int, QueuePolicy]
+    default_queue_policy: QueuePolicy
+    response_cache: bool
+    parameters: Mapping[str, str]
+    metric_tags: Mapping[str, str]
+    steps: tuple[Step, ...]
+    warmups: tuple[Warmup, ...]
     message: model_config_pb2.ModelConfig
+
+    @property
+    def platform(self) -> str:
+        """The platform as Triton's clients know it; the backend where it has none."""
+        return self.message.platform or self.backend
 
     def integers(self, parameter: str) -> tuple[int, ...]:
         """A parameter that is a comma-separated list of integers; empty if absent."""
@@ -51,81 +124,286 @@ class ModelConfig:
                 f"model '{self.name}': parameter '{parameter}' must be integers separated by commas, got '{text}'"
             ) from None
 
-    def with_tensors(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> "ModelConfig":
-        """The configuration with inputs and outputs that were read from the model file."""
+    def to_json(self) -> str:
+        """The message as JSON with the field names of config.pbtxt, as python models get it."""
+        return json_format.MessageToJson(
+            self.message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    def completed(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], *, max_batch_size: int | None = None
+    ) -> "ModelConfig":
+        """The configuration with what was read from the model itself: inputs and outputs where it names none.
+
+        With `max_batch_size`, batching too: dynamic batching is switched on where no scheduler is chosen.
+        """
         message = model_config_pb2.ModelConfig()
         message.CopyFrom(self.message)
-        del message.input[:], message.output[:]
-        for spec in inputs:
-            message.input.add(
-                name=spec.name,
-                data_type=model_config_pb2.DataType.Value(datatypes.to_config(spec.datatype)),
-                dims=spec.dims,
-                optional=spec.optional,
+        if not message.input:
+            message.input.extend(
+                model_config_pb2.ModelInput(
+                    name=spec.name, data_type=data_type(spec), dims=spec.dims, optional=spec.optional
+                )
+                for spec in inputs
             )
-        for spec in outputs:
-            message.output.add(
-                name=spec.name,
-                data_type=model_config_pb2.DataType.Value(datatypes.to_config(spec.datatype)),
-                dims=spec.dims,
+        if not message.output:
+            message.output.extend(
+                model_config_pb2.ModelOutput(name=spec.name, data_type=data_type(spec), dims=spec.dims)
+                for spec in outputs
             )
-        return replace(self, inputs=inputs, outputs=outputs, message=message)
+        if max_batch_size is not None:
+            message.max_batch_size = max_batch_size
+            if max_batch_size > 1 and not message.WhichOneof("scheduling_choice"):
+                message.dynamic_batching.SetInParent()
+        labels = {spec.name: spec.labels for spec in self.outputs}
+        return from_message(message, labels)
 
 
-def read(directory: Path) -> ModelConfig:
-    """Reads `directory`/config.pbtxt; a mistake in it is InvalidArgument with file, line and column."""
-    path = directory / FILE
-    message = model_config_pb2.ModelConfig()
-    try:
-        text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except text_format.ParseError as error:
-        raise InvalidArgument(f"{path}:{error}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
-    if message.name and message.name != directory.name:
-        raise InvalidArgument(f"{path}: name is '{message.name}', but the directory is '{directory.name}'")
-    message.name = directory.name
-    return from_message(message)
+def data_type(spec: TensorSpec) -> int:
+    """The number of a tensor's data type in the message."""
+    number: int = model_config_pb2.DataType.Value(datatypes.to_config(spec.datatype))
+    return number
 
 
-def from_message(message: model_config_pb2.ModelConfig) -> ModelConfig:
-    """Checks a ModelConfig and fills in Triton's defaults."""
-    if message.max_batch_size < 0:
-        raise InvalidArgument(f"model '{message.name}': max_batch_size must be 0 or more, got {message.max_batch_size}")
-    backend = message.backend or {"onnxruntime_onnx": "onnxruntime"}.get(message.platform, message.platform)
+def from_message(
+    message: model_config_pb2.ModelConfig, labels: Mapping[str, tuple[str, ...]] | None = None
+) -> ModelConfig:
+    """Checks a ModelConfig and fills in Triton's defaults. `labels` are the class names by output."""
+    wrong = Complaint(message.name)
+    check_support(message, wrong)
+    backend = message.backend or next(
+        (name for name, platform in PLATFORMS.items() if platform == message.platform), message.platform
+    )
     if not backend:
-        raise InvalidArgument(f"model '{message.name}': 'backend' is not set")
-    message.backend = backend
+        raise wrong("'backend' is not set")
+    message.backend = "" if backend == "ensemble" else backend  # Triton's ensembles have a platform only
+    message.platform = message.platform or PLATFORMS.get(backend, "")
+    if message.max_batch_size < 0:
+        raise wrong(f"max_batch_size must be 0 or more, got {message.max_batch_size}")
     if not message.HasField("version_policy"):
         message.version_policy.latest.num_versions = 1
-    if not message.instance_group:
-        message.instance_group.add(name=f"{message.name}_0", kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    for group in message.instance_group:
-        group.count = group.count or 1
+    fill_instances(message, backend, wrong)
     batching = message.dynamic_batching
+    dynamic = message.HasField("dynamic_batching") and message.max_batch_size > 0
+    if dynamic:
+        check_batching(message, wrong)
+    names = [tensor.name for tensor in (*message.input, *message.output)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        inputs = {tensor.name for tensor in message.input}
+        if len(inputs) < len(message.input) or len({tensor.name for tensor in message.output}) < len(message.output):
+            raise wrong(f"tensor '{repeated[0]}' is declared twice")
     return ModelConfig(
         name=message.name,
         backend=backend,
         max_batch_size=message.max_batch_size,
         inputs=tuple(
-            TensorSpec(tensor.name, datatype(message.name, tensor), tuple(tensor.dims), tensor.optional)
+            TensorSpec(
+                tensor.name,
+                datatype(tensor, wrong),
+                dims(tensor, wrong),
+                tensor.optional,
+                reshaped(tensor, wrong),
+                tensor.allow_ragged_batch,
+            )
             for tensor in message.input
         ),
         outputs=tuple(
-            TensorSpec(tensor.name, datatype(message.name, tensor), tuple(tensor.dims)) for tensor in message.output
+            TensorSpec(
+                tensor.name,
+                datatype(tensor, wrong),
+                dims(tensor, wrong),
+                reshape=reshaped(tensor, wrong),
+                labels=(labels or {}).get(tensor.name, ()),
+            )
+            for tensor in message.output
         ),
-        instances=sum(group.count for group in message.instance_group),
-        dynamic_batching=message.HasField("dynamic_batching") and message.max_batch_size > 0,
+        instances=sum(group.count for group in message.instance_group) or 1,
+        gpu=any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group),
+        dynamic_batching=dynamic,
+        preferred_batch_sizes=tuple(sorted(batching.preferred_batch_size)),
         max_queue_delay=batching.max_queue_delay_microseconds / 1e6,
-        max_queue_rows=batching.default_queue_policy.max_queue_size,
+        preserve_ordering=batching.preserve_ordering,
+        priority_levels=batching.priority_levels,
+        default_priority=batching.default_priority_level,
+        queue_policies={level: queue_policy(policy) for level, policy in batching.priority_queue_policy.items()},
+        default_queue_policy=queue_policy(batching.default_queue_policy),
+        response_cache=message.response_cache.enable,
         parameters={key: value.string_value for key, value in message.parameters.items()},
+        metric_tags=dict(message.metric_tags),
+        steps=tuple(
+            Step(
+                step.model_name,
+                step.model_version if step.model_version > 0 else None,
+                dict(step.input_map),
+                dict(step.output_map),
+            )
+            for step in message.ensemble_scheduling.step
+        ),
+        warmups=tuple(warmup(sample, wrong) for sample in message.model_warmup),
         message=message,
     )
 
 
-def datatype(model: str, tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> str:
+class Complaint:
+    """Makes the errors of one model's configuration."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def __call__(self, problem: str) -> InvalidArgument:
+        return InvalidArgument(f"model '{self._model}': {problem}")
+
+
+def check_support(message: model_config_pb2.ModelConfig, wrong: Complaint) -> None:
+    """Refuses what would change answers if it were ignored."""
+    if message.HasField("sequence_batching"):
+        raise wrong("sequence_batching is not served: encoders are stateless; use dynamic_batching")
+    if message.model_transaction_policy.decoupled:
+        raise wrong("model_transaction_policy.decoupled is not served: each request has one response")
+    if message.batch_input:
+        raise wrong(
+            "batch_input is not served; declare pad_value and length_buckets in 'parameters' to batch unequal lengths"
+        )
+    for output in message.batch_output:
+        if output.kind != model_config_pb2.BatchOutput.BATCH_SCATTER_WITH_INPUT_SHAPE:
+            raise wrong("batch_output is served with kind BATCH_SCATTER_WITH_INPUT_SHAPE only")
+
+
+def warnings(message: model_config_pb2.ModelConfig) -> list[str]:
+    """What the configuration asks for that has no effect here, a sentence each."""
+    optimization = message.optimization
+    without_effect: dict[str, Callable[[], object]] = {
+        "optimization.cuda": lambda: optimization.HasField("cuda"),
+        "optimization.input_pinned_memory": lambda: optimization.HasField("input_pinned_memory"),
+        "optimization.output_pinned_memory": lambda: optimization.HasField("output_pinned_memory"),
+        "optimization.execution_accelerators": lambda: optimization.HasField("execution_accelerators"),
+        "optimization.gather_kernel_buffer_threshold": lambda: optimization.gather_kernel_buffer_threshold,
+        "optimization.eager_batching": lambda: optimization.eager_batching,
+        "optimization.priority": lambda: optimization.priority,
+        "model_operations": lambda: message.HasField("model_operations"),
+        "model_repository_agents": lambda: message.HasField("model_repository_agents"),
+        "model_metrics": lambda: message.HasField("model_metrics"),
+        "cc_model_filenames": lambda: message.cc_model_filenames,
+        "ensemble_scheduling.max_inflight_requests": lambda: message.ensemble_scheduling.max_inflight_requests,
+        "instance_group.rate_limiter": lambda: any(group.HasField("rate_limiter") for group in message.instance_group),
+        "instance_group.secondary_devices": lambda: any(group.secondary_devices for group in message.instance_group),
+        "instance_group.host_policy": lambda: any(group.host_policy for group in message.instance_group),
+        "instance_group.profile": lambda: any(group.profile for group in message.instance_group),
+        "instance_group.passive": lambda: any(group.passive for group in message.instance_group),
+    }
+    return [f"'{name}' is known but has no effect in this server" for name, used in without_effect.items() if used()]
+
+
+def fill_instances(message: model_config_pb2.ModelConfig, backend: str, wrong: Complaint) -> None:
+    """One instance on the CPU unless the config says otherwise."""
+    if backend == "ensemble":
+        if message.instance_group:
+            raise wrong("an ensemble must not have instance_group: its steps have their own")
+        return
+    if not message.instance_group:
+        message.instance_group.add(name=f"{message.name}_0", kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    for number, group in enumerate(message.instance_group):
+        if group.count < 0:
+            raise wrong(f"instance_group.count must be 1 or more, got {group.count}")
+        group.count = group.count or 1
+        group.name = group.name or f"{message.name}_{number}"
+        if group.kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO:
+            group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+
+
+def check_batching(message: model_config_pb2.ModelConfig, wrong: Complaint) -> None:
+    """Checks dynamic_batching, and fills in the preferred size and the default priority."""
+    batching = message.dynamic_batching
+    for size in batching.preferred_batch_size:
+        if not 1 <= size <= message.max_batch_size:
+            raise wrong(f"preferred_batch_size {size} is not within 1 and max_batch_size, {message.max_batch_size}")
+    if not batching.preferred_batch_size:
+        batching.preferred_batch_size.append(message.max_batch_size)
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels > MAX_PRIORITY_LEVELS:
+        raise wrong(f"priority_levels is {levels}, at most {MAX_PRIORITY_LEVELS} are served")
+    if levels and not 1 <= default <= levels:
+        raise wrong(f"default_priority_level must be within 1 and priority_levels, {levels}; got {default}")
+    if out := [level for level in batching.priority_queue_policy if not 1 <= level <= levels]:
+        raise wrong(f"priority_queue_policy {out[0]} is not within 1 and priority_levels, {levels}")
+    if batching.preserve_ordering:
+        if levels > 1:
+            raise wrong("preserve_ordering needs a single priority level")
+        policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+        if any(policy.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY for policy in policies):
+            raise wrong("preserve_ordering and timeout_action DELAY contradict each other")
+
+
+# Each level is a queue of its own.
+MAX_PRIORITY_LEVELS = 1000
+
+
+def queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> QueuePolicy:
+    """The policy of a level, times in seconds."""
+    return QueuePolicy(
+        policy.max_queue_size,
+        policy.default_timeout_microseconds / 1e6,
+        policy.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY,
+        policy.allow_timeout_override,
+    )
+
+
+def warmup(sample: model_config_pb2.ModelWarmup, wrong: Complaint) -> Warmup:
+    """A warm-up sample; its dims must be fixed, and each input must say where its data comes from."""
+    inputs = {}
+    for name, tensor in sample.inputs.items():
+        if any(dim < 0 for dim in tensor.dims):
+            raise wrong(
+                f"warm-up sample '{sample.name}': input '{name}' has dims {list(tensor.dims)}; -1 is not allowed"
+            )
+        if not tensor.WhichOneof("input_data_type"):
+            raise wrong(
+                f"warm-up sample '{sample.name}': input '{name}' needs zero_data, random_data or input_data_file"
+            )
+        inputs[name] = WarmupInput(
+            datatypes.from_config(model_config_pb2.DataType.Name(tensor.data_type)),
+            tuple(tensor.dims),
+            tensor.random_data,
+            tensor.input_data_file,
+        )
+    return Warmup(sample.name, max(1, sample.batch_size), max(1, sample.count), inputs)
+
+
+ModelTensor: TypeAlias = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
+
+
+def datatype(tensor: ModelTensor, wrong: Complaint) -> str:
     """The V2 datatype of a tensor of the configuration."""
     name = datatypes.from_config(model_config_pb2.DataType.Name(tensor.data_type))
     if name not in datatypes.NUMPY:
-        raise InvalidArgument(f"model '{model}': tensor '{tensor.name}' has data_type '{name}', which is not supported")
+        raise wrong(f"tensor '{tensor.name}' has data_type '{name}', which is not served")
     return name
+
+
+def dims(tensor: ModelTensor, wrong: Complaint) -> tuple[int, ...]:
+    """The dims of a tensor: at least one, each positive or -1."""
+    if not tensor.name:
+        raise wrong("an input or output has no 'name'")
+    if not tensor.dims:
+        raise wrong(f"tensor '{tensor.name}' must specify 'dims'")
+    if bad := [dim for dim in tensor.dims if dim < 1 and dim != -1]:
+        raise wrong(f"tensor '{tensor.name}' has dims {list(tensor.dims)}: each must be positive or -1, got {bad[0]}")
+    return tuple(tensor.dims)
+
+
+def reshaped(tensor: ModelTensor, wrong: Complaint) -> tuple[int, ...] | None:
+    """The dims on the model's side; they must hold as many elements as `dims`, with as many of any size."""
+    if not tensor.HasField("reshape"):
+        return None
+    shape = tuple(tensor.reshape.shape)
+    if shape.count(-1) != list(tensor.dims).count(-1) or product(shape) != product(tuple(tensor.dims)):
+        raise wrong(f"tensor '{tensor.name}': dims {list(tensor.dims)} cannot be reshaped to {list(shape)}")
+    return shape
+
+
+def product(dims: tuple[int, ...]) -> int:
+    """The elements of the fixed dims."""
+    elements = 1
+    for dim in dims:
+        elements *= dim if dim > 0 else 1
+    return elements

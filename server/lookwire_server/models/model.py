@@ -1,7 +1,7 @@
 """What every served model is, whatever its backend: it takes named tensors and answers with named tensors."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,22 +22,36 @@ class Lane(enum.StrEnum):
     BULK = "bulk"
 
 
-@dataclass(slots=True, frozen=True)
+Parameter = str | int | float | bool
+
+
+@dataclass(slots=True)
 class Request:
-    """Tensors for one model. `deadline` is in seconds of `time.monotonic`; None: nobody stops waiting."""
+    """Tensors for one model, and how to treat them. Nobody changes a request once it is made.
+
+    `deadline` is in seconds of `time.monotonic`; None: nobody stops waiting. `priority` is Triton's, 1 the highest, 0 the
+    model's default. `timeout` is the longest wait in the queue in seconds, 0 the model's default. `outputs` are those asked
+    for, empty for all. `parameters` are the caller's own, for models that read them.
+    """
 
     inputs: Mapping[str, Tensor]
     lane: Lane = Lane.INTERACTIVE
     deadline: float | None = None
+    id: str = ""
+    priority: int = 0
+    timeout: float = 0.0
+    outputs: tuple[str, ...] = ()
+    parameters: Mapping[str, Parameter] | None = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Response:
     """The outputs, the longest wait of a row in the queue, and the longest execution that a row was part of."""
 
     outputs: Mapping[str, Tensor]
     queue_seconds: float
     infer_seconds: float
+    parameters: Mapping[str, Parameter] | None = None
 
 
 class Model(Protocol):
@@ -51,20 +65,33 @@ class Model(Protocol):
         """Answers one request; raises a LookwireError that says why it can't."""
 
     async def close(self) -> None:
-        """Finishes the work in hand, then gives back threads and memory."""
+        """Takes no more requests, finishes the work in hand, then gives back threads and memory."""
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names as Triton lists them in its messages."""
+    return ",".join(f"'{name}'" for name in names)
 
 
 def check(config: ModelConfig, inputs: Mapping[str, Tensor]) -> int:
     """Checks names, datatypes and shapes against the configuration, and returns the number of rows (1 without batching)."""
     specs = {spec.name: spec for spec in config.inputs}
+    missing = sorted(name for name, spec in specs.items() if not spec.optional and name not in inputs)
+    if missing:
+        required = sum(not spec.optional for spec in config.inputs)
+        expected = (
+            f"{len(specs)} inputs"
+            if required == len(specs)
+            else f"number of inputs between {required} and {len(specs)}"
+        )
+        raise InvalidArgument(
+            f"expected {expected} but got {len(inputs)} inputs for model '{config.name}'. Got input(s) "
+            f"[{quoted(inputs)}], but missing required input(s) "
+            f"[{quoted(missing)}]. Please provide all required input(s)."
+        )
     if unknown := sorted(inputs.keys() - specs.keys()):
         raise InvalidArgument(
             f"unexpected inference input '{unknown[0]}' for model '{config.name}'; it takes {', '.join(sorted(specs))}"
-        )
-    if missing := sorted(name for name, spec in specs.items() if not spec.optional and name not in inputs):
-        raise InvalidArgument(
-            f"expected {len(specs)} inputs but got {len(inputs)} inputs for model '{config.name}'. "
-            f"Got input(s) [{','.join(sorted(inputs))}], but missing required input(s) [{','.join(missing)}]"
         )
     rows = None
     for name, tensor in inputs.items():
@@ -73,13 +100,13 @@ def check(config: ModelConfig, inputs: Mapping[str, Tensor]) -> int:
             raise InvalidArgument(
                 f"inference input '{name}' data-type is '{tensor.dtype}', but model '{config.name}' expects '{spec.datatype}'"
             )
-        expected = (-1, *spec.dims) if config.max_batch_size else spec.dims
-        if len(tensor.shape) != len(expected) or any(
-            want not in (-1, got) for want, got in zip(expected, tensor.shape, strict=True)
+        shape = (-1, *spec.dims) if config.max_batch_size else spec.dims
+        if len(tensor.shape) != len(shape) or any(
+            want not in (-1, got) for want, got in zip(shape, tensor.shape, strict=True)
         ):
             raise InvalidArgument(
                 f"unexpected shape for input '{name}' for model '{config.name}'. "
-                f"Expected {list(expected)}, got {list(tensor.shape)}."
+                f"Expected {list(shape)}, got {list(tensor.shape)}."
                 + (" The first dimension is the batch." if config.max_batch_size else "")
             )
         if config.max_batch_size:

@@ -13,7 +13,8 @@ import structlog
 
 from lookwire_server.errors import FailedPrecondition, InvalidArgument, LookwireError, NotFound
 from lookwire_server.metrics import Metrics
-from lookwire_server.models.config import FILE, ModelConfig, read
+from lookwire_server.models.config import ModelConfig
+from lookwire_server.models.config_file import FILE, read
 from lookwire_server.models.model import Model
 
 log = structlog.get_logger()

@@ -1,6 +1,7 @@
 """What a model version has done since it was loaded, counted as Triton's ModelStatistics counts."""
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 
@@ -30,19 +31,29 @@ class Statistics:
     """Counters of one model version; changed on the event loop only.
 
     `inference_count` counts rows and `execution_count` counts executions, so their ratio is the mean batch size. The compute
-    durations count requests: each request of a batch adds the whole batch's time.
+    durations count requests: each request of a batch adds the whole batch's time. `pending` is the number of requests that
+    wait now. `failures` counts what `fail` counts, by reason: a LookwireError's, or CANCELLED.
     """
 
     last_inference_ms: int = 0
     inference_count: int = 0
     execution_count: int = 0
+    pending: int = 0
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchDuration] = field(default_factory=dict)
+    failures: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def failed(self, error: BaseException, seconds: float) -> None:
+        """Counts a request that ended with `error` after `seconds`."""
+        self.fail.add(seconds)
+        self.failures[getattr(error, "reason", "CANCELLED")] += 1
 
     def executed(self, rows: int, requests: int, input: float, infer: float, output: float) -> None:
         """Counts one execution of `rows` rows for `requests` requests; durations in seconds."""
@@ -52,7 +63,9 @@ class Statistics:
         self.compute_input.add(input, requests)
         self.compute_infer.add(infer, requests)
         self.compute_output.add(output, requests)
-        batch = self.batches.setdefault(rows, BatchDuration())
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchDuration()
         batch.input.add(input)
         batch.infer.add(infer)
         batch.output.add(output)

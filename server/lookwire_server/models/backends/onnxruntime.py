@@ -82,7 +82,7 @@ def completed(config: ModelConfig, session: OnnxSession) -> ModelConfig:
                 raise InvalidArgument(
                     f"config says tensor '{tensor.name}' has dims {list(tensor.dims)}; the graph says {list(in_graph.dims)}"
                 )
-    return config.with_tensors(config.inputs or graph_inputs, config.outputs or graph_outputs)
+    return config.completed(graph_inputs, graph_outputs)
 
 
 def spec(config: ModelConfig, node: onnxruntime.NodeArg) -> TensorSpec:
