@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from lookwire_server.errors import DeadlineExceeded, InvalidArgument, ModelFailure, QueueFull, Unavailable
+from lookwire_server.errors import DeadlineExceeded, InvalidArgument, ModelFailure, QueueFull, QueueTimeout, Unavailable
 from lookwire_server.metrics import Metrics
-from lookwire_server.models.batcher import Batcher, Session
+from lookwire_server.models.batcher import Batcher
 from lookwire_server.models.config import from_message
 from lookwire_server.models.model import Lane, Request, Tensor
+from lookwire_server.models.session import StackedSession
 
 CONFIG = """
 name: "doubler" backend: "test" max_batch_size: 8
@@ -49,16 +50,18 @@ def request(*rows: list[int], lane: Lane = Lane.INTERACTIVE, deadline: float | N
 
 
 @asynccontextmanager
-async def batcher(*sessions: Session, batching: str = "", metrics: Metrics | None = None) -> AsyncIterator[Batcher]:
+async def batcher(
+    *sessions: Doubler, batching: str = "", metrics: Metrics | None = None, hold: int = 0
+) -> AsyncIterator[Batcher]:
     config = from_message(text_format.Parse(CONFIG % batching, model_config_pb2.ModelConfig()))
     failures: list[str] = []
-    served = Batcher(config, 1, sessions, metrics or Metrics(), failures.append)
+    stacked = [StackedSession(config, session.run) for session in sessions]
+    served = Batcher(config, 1, stacked, metrics or Metrics(), failures.append, hold)
     try:
         yield served
     finally:
         for session in sessions:
-            if isinstance(session, Doubler):
-                session.gate.set()
+            session.gate.set()
         await served.close()
     assert failures == []
 
@@ -184,7 +187,7 @@ async def test_expired_request_is_not_executed() -> None:
 
 
 async def test_queue_limit_of_the_config_is_exact() -> None:
-    """max_queue_size rows wait, one more is refused, and the rest is answered."""
+    """max_queue_size requests wait, one more is refused, and the rest is answered."""
     session = Doubler()
     async with batcher(session, batching="default_queue_policy { max_queue_size: 3 }") as served:
         session.gate.clear()
@@ -232,7 +235,7 @@ async def test_bad_request_never_reaches_the_queue() -> None:
         for inputs, words in (
             ({"z": np.zeros((1, 1), np.int32)}, "unexpected inference input 'z'"),
             ({"x": np.zeros((1, 1), np.float32)}, "expects 'INT32'"),
-            ({"x": np.zeros((1, 1, 1), np.int32)}, r"Expected \[-1, -1\], got \[1, 1, 1\]"),
+            ({"x": np.zeros((1, 1, 1), np.int32)}, r"Expected \[-1,-1\], got \[1,1,1\]"),
             ({"x": np.zeros((0, 1), np.int32)}, "no rows"),
             ({}, "missing required input"),
         ):
@@ -263,25 +266,29 @@ async def test_close_finishes_what_waits() -> None:
 
 
 async def test_dead_instance_is_noticed() -> None:
-    """If an instance's task ends, all that wait are told and the owner is called."""
+    """If an instance's thread ends, all that wait are told and the owner is called."""
     config = from_message(text_format.Parse(CONFIG % "", model_config_pb2.ModelConfig()))
     failures: list[str] = []
     session = Doubler()
-    served = Batcher(config, 1, [session], Metrics(), failures.append)
+
+    def die(x: Tensor) -> Tensor:
+        raise SystemExit
+
+    session.answer = die
+    served = Batcher(config, 1, [StackedSession(config, session.run)], Metrics(), failures.append)
     session.gate.clear()
     running = asyncio.create_task(served.infer(request([1])))
     await asyncio.sleep(0.05)
     waiting = asyncio.create_task(served.infer(request([2])))
     await queued(served, 1)
 
-    served._instances[0].cancel()
+    session.gate.set()
 
     with pytest.raises(Unavailable):
         await waiting
     with pytest.raises(Unavailable):
         await running
     assert len(failures) == 1
-    session.gate.set()
     await served.close()
 
 
@@ -297,3 +304,86 @@ async def test_queue_delay_is_honoured_only_where_set() -> None:
 
     assert session.shapes == [(2, 4)]
     assert elapsed >= 0.09
+
+
+async def test_queue_timeout_is_exact() -> None:
+    """A request that waits longer than its policy allows is told at that moment, not when an instance is free."""
+    session, metrics = Doubler(), Metrics()
+    policy = "default_queue_policy { default_timeout_microseconds: 50000 }"
+    async with batcher(session, batching=policy, metrics=metrics) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.01)
+        started = time.monotonic()
+        with pytest.raises(QueueTimeout, match="Request timeout expired"):
+            await served.infer(request([2]))
+        elapsed = time.monotonic() - started
+        session.gate.set()
+        await first
+
+    assert 0.05 <= elapsed < 0.5
+    assert served.statistics.failures == {"QUEUE_TIMEOUT": 1}
+    assert served.statistics.pending == 0
+    assert metrics.rejected.labels("doubler", "1", "queue_timeout")._value.get() == 1
+
+
+async def test_order_is_preserved_where_asked() -> None:
+    """With preserve_ordering an answer waits for those of earlier requests, also where another instance was faster."""
+    slow, fast = Doubler(), Doubler()
+    async with batcher(slow, fast, batching="preserve_ordering: true") as served:
+        slow.gate.clear()
+        ended: list[int] = []
+
+        async def ask(value: int) -> None:
+            await served.infer(request([value]))
+            ended.append(value)
+
+        tasks = []
+        for value in range(4):
+            tasks.append(asyncio.create_task(ask(value)))
+            await asyncio.sleep(0.02)
+        assert ended == []
+        slow.gate.set()
+        await asyncio.gather(*tasks)
+
+    assert ended == [0, 1, 2, 3]
+
+
+async def test_cancelled_request_does_not_hold_up_the_order() -> None:
+    """With preserve_ordering a caller that leaves is not waited for."""
+    slow, fast = Doubler(), Doubler()
+    async with batcher(slow, fast, batching="preserve_ordering: true") as served:
+        slow.gate.clear()
+        stuck = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.02)
+        other = asyncio.create_task(served.infer(request([2])))
+        await asyncio.sleep(0.02)
+        stuck.cancel()
+        answer = await asyncio.wait_for(other, 1)
+
+    assert int(answer.outputs["y"][0, 0]) == 4
+
+
+async def test_first_batch_is_held_until_enough_wait() -> None:
+    """With `hold`, nothing runs before so many requests wait; then they run as usual."""
+    session = Doubler()
+    async with batcher(session, hold=3) as served:
+        tasks = [asyncio.create_task(served.infer(request([value]))) for value in (1, 2)]
+        await asyncio.sleep(0.05)
+        assert session.shapes == []
+        await asyncio.gather(*tasks, served.infer(request([3])))
+        await served.infer(request([4]))
+
+    assert session.shapes == [(3, 4), (1, 4)]
+
+
+async def test_failed_piece_fails_its_request_once() -> None:
+    """When a piece of an oversized request fails, the request fails, and what is left of it is not executed."""
+    session = Doubler()
+    session.answer = lambda x: 1 // 0  # type: ignore[assignment,return-value]  # a fault on purpose
+    async with batcher(session) as served:
+        with pytest.raises(ModelFailure):
+            await served.infer(request(*([value] for value in range(64))))
+
+    assert len(session.shapes) == 1
+    assert (served.statistics.fail.count, served.statistics.pending) == (1, 0)

@@ -83,14 +83,15 @@ class Warmup:
 class ModelConfig:
     """What the server needs of a ModelConfig; `message` is the whole of it, with defaults filled in.
 
-    `max_batch_size` 0 means that the model has no batch dimension. Priority levels run from 1, the highest, to
-    `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds.
+    `max_batch_size` 0 means that the model has no batch dimension. `specs` are the inputs by name. Priority levels run from
+    1, the highest, to `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds.
     """
 
     name: str
     backend: str
     max_batch_size: int
     inputs: tuple[TensorSpec, ...]
+    specs: Mapping[str, TensorSpec]
     outputs: tuple[TensorSpec, ...]
     instances: int
     gpu: bool
@@ -189,24 +190,27 @@ def from_message(
         check_batching(message, wrong)
     names = [tensor.name for tensor in (*message.input, *message.output)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        inputs = {tensor.name for tensor in message.input}
-        if len(inputs) < len(message.input) or len({tensor.name for tensor in message.output}) < len(message.output):
+        if len({tensor.name for tensor in message.input}) < len(message.input) or len(
+            {tensor.name for tensor in message.output}
+        ) < len(message.output):
             raise wrong(f"tensor '{repeated[0]}' is declared twice")
+    inputs = tuple(
+        TensorSpec(
+            tensor.name,
+            datatype(tensor, wrong),
+            dims(tensor, wrong),
+            tensor.optional,
+            reshaped(tensor, wrong),
+            tensor.allow_ragged_batch,
+        )
+        for tensor in message.input
+    )
     return ModelConfig(
         name=message.name,
         backend=backend,
         max_batch_size=message.max_batch_size,
-        inputs=tuple(
-            TensorSpec(
-                tensor.name,
-                datatype(tensor, wrong),
-                dims(tensor, wrong),
-                tensor.optional,
-                reshaped(tensor, wrong),
-                tensor.allow_ragged_batch,
-            )
-            for tensor in message.input
-        ),
+        inputs=inputs,
+        specs={spec.name: spec for spec in inputs},
         outputs=tuple(
             TensorSpec(
                 tensor.name,

@@ -1,5 +1,7 @@
 """Tensor element types: their names in config.pbtxt, in the V2 protocol, and in numpy."""
 
+from typing import Any
+
 import numpy as np
 
 # KServe V2 name -> numpy; BYTES elements are Python bytes objects.
@@ -28,3 +30,11 @@ def from_config(name: str) -> str:
 def to_config(name: str) -> str:
     """The config.pbtxt data type of a V2 name, e.g. BYTES -> TYPE_STRING."""
     return "TYPE_STRING" if name == "BYTES" else f"TYPE_{name}"
+
+
+NAMES = {dtype: name for name, dtype in NUMPY.items()}
+
+
+def of(tensor: np.ndarray[Any, np.dtype[Any]]) -> str:
+    """The V2 name of a tensor's datatype; numpy's own name where the protocol has none."""
+    return NAMES.get(tensor.dtype, str(tensor.dtype))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models import datatypes
-from lookwire_server.models.config import ModelConfig
+from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.statistics import Statistics
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
@@ -75,46 +75,70 @@ def quoted(names: Iterable[str]) -> str:
 
 def check(config: ModelConfig, inputs: Mapping[str, Tensor]) -> int:
     """Checks names, datatypes and shapes against the configuration, and returns the number of rows (1 without batching)."""
-    specs = {spec.name: spec for spec in config.inputs}
-    missing = sorted(name for name, spec in specs.items() if not spec.optional and name not in inputs)
+    specs = config.specs
+    if inputs.keys() != specs.keys():
+        check_names(config, inputs)
+    rows = -1
+    batched = config.max_batch_size > 0
+    for name, tensor in inputs.items():
+        spec = specs[name]
+        shape = tensor.shape
+        if tensor.dtype != datatypes.NUMPY[spec.datatype]:
+            raise InvalidArgument(
+                f"inference input '{name}' data-type is '{datatypes.of(tensor)}', but model '{config.name}' expects "
+                f"'{spec.datatype}'"
+            )
+        dims = shape[1:] if batched else shape
+        if dims != spec.dims or (batched and not shape):
+            check_shape(config, spec, shape)
+        if batched and shape[0] != rows:
+            if rows >= 0:
+                raise InvalidArgument(
+                    f"input '{name}' batch size does not match other inputs for '{config.name}': {shape[0]}, not {rows}"
+                )
+            rows = shape[0]
+    if rows == 0:
+        raise InvalidArgument(f"the request for model '{config.name}' has no rows")
+    return max(1, rows)
+
+
+def check_names(config: ModelConfig, inputs: Mapping[str, Tensor]) -> None:
+    """Raises InvalidArgument unless the inputs are the model's, less optional ones."""
+    if unknown := sorted(inputs.keys() - config.specs.keys()):
+        raise InvalidArgument(
+            f"unexpected inference input '{unknown[0]}' for model '{config.name}'; it takes "
+            f"{', '.join(sorted(config.specs))}"
+        )
+    required = [spec.name for spec in config.inputs if not spec.optional]
+    missing = [name for name in required if name not in inputs]
     if missing:
-        required = sum(not spec.optional for spec in config.inputs)
+        total = len(config.inputs)
         expected = (
-            f"{len(specs)} inputs"
-            if required == len(specs)
-            else f"number of inputs between {required} and {len(specs)}"
+            f"{total} inputs" if total == len(required) else f"number of inputs between {len(required)} and {total}"
         )
         raise InvalidArgument(
             f"expected {expected} but got {len(inputs)} inputs for model '{config.name}'. Got input(s) "
-            f"[{quoted(inputs)}], but missing required input(s) "
-            f"[{quoted(missing)}]. Please provide all required input(s)."
+            f"[{quoted(inputs)}], but missing required input(s) [{quoted(missing)}]. Please provide all required input(s)."
         )
-    if unknown := sorted(inputs.keys() - specs.keys()):
-        raise InvalidArgument(
-            f"unexpected inference input '{unknown[0]}' for model '{config.name}'; it takes {', '.join(sorted(specs))}"
+
+
+def check_shape(config: ModelConfig, spec: TensorSpec, got: tuple[int, ...]) -> None:
+    """Raises InvalidArgument unless the shape is one that the input may have."""
+    expected = (-1, *spec.dims) if config.max_batch_size else spec.dims
+    if len(got) == len(expected) and all(want in (-1, size) for want, size in zip(expected, got, strict=True)):
+        return
+    hint = ""
+    if config.max_batch_size:
+        hint = (
+            f" The first dimension is the batch: any number of rows, executed {config.max_batch_size} at a time, because the "
+            "model's max_batch_size is above 0."
         )
-    rows = None
-    for name, tensor in inputs.items():
-        spec = specs[name]
-        if tensor.dtype != datatypes.NUMPY[spec.datatype]:
-            raise InvalidArgument(
-                f"inference input '{name}' data-type is '{tensor.dtype}', but model '{config.name}' expects '{spec.datatype}'"
-            )
-        shape = (-1, *spec.dims) if config.max_batch_size else spec.dims
-        if len(tensor.shape) != len(shape) or any(
-            want not in (-1, got) for want, got in zip(shape, tensor.shape, strict=True)
-        ):
-            raise InvalidArgument(
-                f"unexpected shape for input '{name}' for model '{config.name}'. "
-                f"Expected {list(shape)}, got {list(tensor.shape)}."
-                + (" The first dimension is the batch." if config.max_batch_size else "")
-            )
-        if config.max_batch_size:
-            if rows not in (None, tensor.shape[0]):
-                raise InvalidArgument(
-                    f"input '{name}' batch size does not match other inputs for '{config.name}': {tensor.shape[0]}, not {rows}"
-                )
-            rows = tensor.shape[0]
-    if rows == 0:
-        raise InvalidArgument(f"the request for model '{config.name}' has no rows")
-    return rows or 1
+    raise InvalidArgument(
+        f"unexpected shape for input '{spec.name}' for model '{config.name}'. "
+        f"Expected {bracketed(expected)}, got {bracketed(got)}.{hint}"
+    )
+
+
+def bracketed(shape: tuple[int, ...]) -> str:
+    """A shape as Triton writes it in its messages."""
+    return f"[{','.join(map(str, shape))}]"

@@ -1,12 +1,14 @@
-"""The queue of a batcher: which waiting requests make the next batch. Pure policy: no clock, no threads, no I/O."""
+"""The queue of a batcher: which waiting requests make the next batch, and when. Pure policy: no clock, no threads, no I/O."""
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
 
-from lookwire_server.errors import QueueFull
-from lookwire_server.models.model import Lane, Response, Tensor
+from lookwire_server.errors import LookwireError, QueueFull
+from lookwire_server.models.config import ModelConfig, QueuePolicy
+from lookwire_server.models.model import Lane, Request, Response, Tensor
 
 # After this many batches that left waiting bulk work out, the next batch starts with it: bulk cannot starve.
 PATIENCE = 8
@@ -14,100 +16,238 @@ PATIENCE = 8
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A request that waits. `length` is the size of its padded axis (1 where nothing is padded).
+    """A request that waits.
 
-    `shape` tells what may share a batch: requests of unequal shapes do not.
+    `length` is the size of its padded axis (1 where nothing is padded). `shape` tells what may share a batch: requests of
+    unequal shapes do not. `deadline` is when its caller stops waiting, in seconds of `time.monotonic`, or infinite. Of its
+    `rows`, `taken` have left the queue and `answered` have come back; `answers` holds their outputs by first row.
     """
 
-    inputs: Mapping[str, Tensor]
+    request: Request
     rows: int
     length: int
     shape: tuple[object, ...]
-    lane: Lane
-    deadline: float | None
     enqueued: float
     future: asyncio.Future[Response]
+    deadline: float = field(init=False)
     nbytes: int = field(init=False)
+    level: int = 0
+    taken: int = 0
+    began: float = 0.0
+    infer_seconds: float = 0.0
+    answered: int = 0
+    answers: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
+    outcome: Response | LookwireError | None = None
 
     def __post_init__(self) -> None:
-        self.nbytes = sum(tensor.nbytes for tensor in self.inputs.values())
+        self.deadline = inf if self.request.deadline is None else self.request.deadline
+        self.nbytes = sum(tensor.nbytes for tensor in self.request.inputs.values())
+
+
+@dataclass(slots=True)
+class Piece:
+    """The rows of a request that one batch executes: all of them, but for a request larger than a batch."""
+
+    pending: Pending
+    start: int
+    stop: int
+
+    @property
+    def request(self) -> Request:
+        """The request of these rows alone."""
+        whole = self.pending.request
+        if self.stop - self.start == self.pending.rows:
+            return whole
+        return replace(whole, inputs={name: tensor[self.start : self.stop] for name, tensor in whole.inputs.items()})
+
+
+class Level:
+    """One priority level, first in first out; those that waited too long under timeout action DELAY come last."""
+
+    def __init__(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self.waiting: OrderedDict[Pending, None] = OrderedDict()
+        self.delayed: OrderedDict[Pending, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.delayed)
+
+    def __iter__(self) -> Iterator[Pending]:
+        yield from self.waiting
+        yield from self.delayed
 
 
 class Queue:
-    """Two lanes, first in first out each, bounded by rows and bytes."""
+    """The priority levels of a model, 1 the highest, and the bulk lane below them all; bounded by rows and bytes."""
 
-    def __init__(self, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, config: ModelConfig, max_rows: int, max_bytes: int, max_tokens: int = 0) -> None:
         self.max_rows = max_rows
         self.max_bytes = max_bytes
         self.rows = dict.fromkeys(Lane, 0)
         self.nbytes = 0
-        self._lanes: dict[Lane, deque[Pending]] = {lane: deque() for lane in Lane}
+        self._config = config
+        self._dynamic = config.dynamic_batching
+        self._batch_rows = max(1, config.max_batch_size)
+        self._max_tokens = max_tokens
+        self._preferred = frozenset(config.preferred_batch_sizes)
+        self._max_preferred = max(config.preferred_batch_sizes, default=self._batch_rows)
+        self._delay = config.max_queue_delay
+        priorities = range(1, max(1, config.priority_levels) + 1)
+        self._levels = [
+            *(Level(config.queue_policies.get(priority, config.default_queue_policy)) for priority in priorities),
+            Level(config.default_queue_policy),
+        ]
+        self._bulk = self._levels[-1]
         self._passed_over = 0
 
-    def __bool__(self) -> bool:
-        return any(self._lanes.values())
+    def __len__(self) -> int:
+        return sum(map(len, self._levels))
 
-    def oldest(self) -> Pending:
-        """The request that has waited longest."""
-        return min((lane[0] for lane in self._lanes.values() if lane), key=lambda pending: pending.enqueued)
+    def add(self, pending: Pending) -> float:
+        """Appends a request to its level and returns its longest wait in seconds, infinite if it has none.
 
-    def add(self, pending: Pending) -> None:
-        """Appends a request to its lane; raises QueueFull if a bound would be exceeded."""
-        waiting = sum(self.rows.values())
-        if waiting + pending.rows > self.max_rows or self.nbytes + pending.nbytes > self.max_bytes:
+        Raises QueueFull if a bound would be exceeded; a request that exceeds the bounds alone is taken into an empty queue.
+        """
+        request = pending.request
+        pending.level = self._level(request)
+        level = self._levels[pending.level]
+        policy = level.policy
+        if policy.max_requests and len(level) >= policy.max_requests:
             raise QueueFull(
-                f"Exceeds maximum queue size: {waiting} rows and {self.nbytes} bytes wait, "
-                f"at most {self.max_rows} rows and {self.max_bytes} bytes may",
-                rows=waiting,
+                f"Exceeds maximum queue size: {len(level)} requests wait for model '{self._config.name}', at most "
+                f"{policy.max_requests} may",
+                requests=len(level),
+                max_requests=policy.max_requests,
+            )
+        rows = sum(self.rows.values())
+        if rows and (rows + pending.rows > self.max_rows or self.nbytes + pending.nbytes > self.max_bytes):
+            raise QueueFull(
+                f"Exceeds maximum queue size: {rows} rows and {self.nbytes} bytes wait for model '{self._config.name}', at "
+                f"most {self.max_rows} rows and {self.max_bytes} bytes may",
+                rows=rows,
                 max_rows=self.max_rows,
             )
-        self._lanes[pending.lane].append(pending)
-        self.rows[pending.lane] += pending.rows
+        level.waiting[pending] = None
+        self.rows[request.lane] += pending.rows
         self.nbytes += pending.nbytes
+        wait = policy.timeout or inf
+        if request.timeout > 0 and policy.allow_override:
+            wait = min(wait, request.timeout)
+        return wait
+
+    def _level(self, request: Request) -> int:
+        if request.lane is Lane.BULK:
+            return len(self._levels) - 1
+        priority = request.priority
+        if not 0 < priority <= self._config.priority_levels:
+            priority = self._config.default_priority
+        return max(0, priority - 1)
+
+    def expire(self, pending: Pending) -> bool:
+        """A request has waited its longest: True if it is to be rejected, and is out; else it goes behind its level."""
+        level = self._levels[pending.level]
+        if not level.policy.delay:
+            return self.discard(pending)
+        if pending in level.waiting:
+            del level.waiting[pending]
+            level.delayed[pending] = None
+        return False
 
     def discard(self, pending: Pending) -> bool:
         """Removes a request that nobody waits for any more; False if it has left the queue already."""
-        try:
-            self._lanes[pending.lane].remove(pending)
-        except ValueError:
-            return False
-        self._left(pending)
-        return True
+        level = self._levels[pending.level]
+        for part in (level.waiting, level.delayed):
+            if pending in part:
+                del part[pending]
+                self.rows[pending.request.lane] -= pending.rows - pending.taken
+                self.nbytes -= pending.nbytes
+                return True
+        return False
 
-    def take(self, max_rows: int, max_tokens: int, now: float) -> tuple[list[Pending], list[Pending]]:
-        """Removes and returns the next batch, and the requests found expired on the way.
+    def take(self, now: float, *, at_once: bool = False) -> tuple[list[Piece], list[Pending], float]:
+        """The next batch, the requests found past their deadline on the way, and the seconds to wait if no batch is due.
 
-        A batch holds at most `max_rows` rows and, unless that is 0, at most `max_tokens` rows x longest length; a first
-        request that exceeds these alone still goes. Interactive requests come before bulk.
+        What is returned has left the queue. A batch is a prefix of the queue of equal shapes. It goes at once unless
+        `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred size, when it cannot grow (the
+        next request has another shape or does not fit), or when its oldest request has waited that long (Triton's rule).
+        Without a delay, or `at_once`, the largest preferred size that the prefix makes goes, or all of it if it makes
+        none. A request of more rows than a batch is taken in pieces.
         """
-        batch: list[Pending] = []
-        expired: list[Pending] = []
-        rows = length = 0
-        bulk_first = self._passed_over >= PATIENCE
-        for lane in (Lane.BULK, Lane.INTERACTIVE) if bulk_first else (Lane.INTERACTIVE, Lane.BULK):
-            waiting = self._lanes[lane]
-            while waiting:
-                head = waiting[0]
-                if head.deadline is not None and head.deadline <= now:
-                    expired.append(head)
-                elif batch and (
-                    head.shape != batch[0].shape
-                    or rows + head.rows > max_rows
-                    or (max_tokens and (rows + head.rows) * max(length, head.length) > max_tokens)
-                ):
+        chosen: list[tuple[Pending, int]] = []
+        late: list[Pending] = []
+        rows = length = preferred = 0
+        blocked = False
+        for pending in self._in_order():
+            if pending.deadline <= now:
+                late.append(pending)
+                continue
+            size = min(pending.rows - pending.taken, self._batch_rows)
+            if chosen:
+                if not preferred and rows + size > self._max_preferred:
+                    preferred = len(chosen)
+                if not self._fits(pending, chosen[0][0], rows + size, length):
+                    blocked = True
                     break
-                else:
-                    batch.append(head)
-                    rows += head.rows
-                    length = max(length, head.length)
-                waiting.popleft()
-                self._left(head)
-        if self._lanes[Lane.BULK] and not any(pending.lane is Lane.BULK for pending in batch):
+            chosen.append((pending, size))
+            rows += size
+            length = max(length, pending.length)
+            if rows in self._preferred:
+                preferred = len(chosen)
+            if rows >= self._batch_rows:
+                break
+        for pending in late:
+            self.discard(pending)
+        if not chosen:
+            return [], late, inf
+        if self._dynamic:
+            delay = 0.0 if at_once else self._delay
+            left = delay + min(pending.enqueued for pending, _ in chosen) - now if delay else 0.0
+            if preferred and not (delay and left <= 0):
+                del chosen[preferred:]
+            elif left > 0 and not (blocked or rows >= self._max_preferred):
+                return [], late, left
+        return self._leave(chosen), late, 0.0
+
+    def _fits(self, pending: Pending, first: Pending, rows: int, length: int) -> bool:
+        """Whether a batch that starts with `first` may grow by `pending`, to `rows` rows."""
+        return (
+            self._dynamic
+            and rows <= self._batch_rows
+            and pending.shape == first.shape
+            and not (self._max_tokens and rows * max(length, pending.length) > self._max_tokens)
+        )
+
+    def _in_order(self) -> Iterator[Pending]:
+        """All that wait, in the order in which they go."""
+        if self._passed_over >= PATIENCE:
+            yield from self._bulk
+            for level in self._levels[:-1]:
+                yield from level
+        else:
+            for level in self._levels:
+                yield from level
+
+    def _leave(self, chosen: list[tuple[Pending, int]]) -> list[Piece]:
+        pieces = []
+        for pending, size in chosen:
+            piece = Piece(pending, pending.taken, pending.taken + size)
+            if piece.stop == pending.rows:
+                self.discard(pending)
+                pending.taken = pending.rows
+            else:
+                self.rows[pending.request.lane] -= size
+                pending.taken = piece.stop
+            pieces.append(piece)
+        if self._bulk and not any(pending.request.lane is Lane.BULK for pending, _ in chosen):
             self._passed_over += 1
         else:
             self._passed_over = 0
-        return batch, expired
+        return pieces
 
-    def _left(self, pending: Pending) -> None:
-        self.rows[pending.lane] -= pending.rows
-        self.nbytes -= pending.nbytes
+    def drain(self) -> list[Pending]:
+        """Removes and returns everything that waits."""
+        everything = list(self._in_order())
+        for pending in everything:
+            self.discard(pending)
+        return everything

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +13,11 @@ import structlog
 
 from lookwire_server.errors import FailedPrecondition, InvalidArgument, LookwireError, NotFound
 from lookwire_server.metrics import Metrics
+from lookwire_server.models.batcher import Batcher
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.config_file import FILE, read
 from lookwire_server.models.model import Model
+from lookwire_server.models.session import Session
 
 log = structlog.get_logger()
 
@@ -94,6 +96,10 @@ class Repository:
             log.info("model loaded", model=name, version=version, backend=config.backend)
         self._models[name] = models
         return models
+
+    def serve(self, config: ModelConfig, version: int, sessions: Sequence[Session]) -> Model:
+        """The model that these sessions, one an instance, make behind a batcher."""
+        return Batcher(config, version, sessions, self.metrics, self.on_failure)
 
     def _versions(self, config: ModelConfig, directory: Path) -> list[int]:
         """The version numbers that the config's version_policy selects, ascending."""

@@ -9,11 +9,11 @@ import onnxruntime
 
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models import datatypes
-from lookwire_server.models.batcher import Batcher
 from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.model import Model, Tensor
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.repository import Repository
+from lookwire_server.models.session import StackedSession
 
 FILE = "model.onnx"
 # onnxruntime's type strings that are not the V2 name in lower case.
@@ -31,7 +31,7 @@ class OnnxRuntimeBackend:
         sessions = await asyncio.to_thread(self._open, config, directory / FILE)
         config = completed(config, sessions[0])
         await asyncio.to_thread(warm_up, config, sessions)
-        return Batcher(config, version, sessions, repository.metrics, repository.on_failure)
+        return repository.serve(config, version, [StackedSession(config, session.run) for session in sessions])
 
     def _open(self, config: ModelConfig, path: Path) -> list["OnnxSession"]:
         if not path.is_file():

@@ -1,0 +1,60 @@
+"""One instance of a model: a session and the thread that it runs in."""
+
+import asyncio
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+from lookwire_server.models.model import Request
+from lookwire_server.models.session import Execution, Session
+
+# Where cores are short, the loop takes requests in before another small batch runs. Measured at 32 calls in flight on
+# 2 cores with the client beside (bundled text tower): 5.5 rows an execution instead of 2.1, a quarter more calls a second.
+NICENESS = 10
+
+Done = Callable[["Instance", Execution | Exception], None]
+Died = Callable[["Instance", BaseException], None]
+
+
+class Instance:
+    """Executes one batch at a time. `done` and `died` are called on the event loop."""
+
+    def __init__(self, name: str, session: Session, done: Done, died: Died) -> None:
+        self.name = name
+        self._session = session
+        self._done = done
+        self._died = died
+        self._loop = asyncio.get_running_loop()
+        self._work: queue.SimpleQueue[Sequence[Request] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    def execute(self, batch: Sequence[Request]) -> None:
+        """Starts on a batch; `done` gets what became of it. Not called again before that."""
+        self._work.put(batch)
+
+    def _live(self) -> None:
+        try:
+            if sys.platform == "linux":  # which has a priority for each thread
+                os.setpriority(
+                    os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+                )
+            outcome: Execution | Exception
+            while (batch := self._work.get()) is not None:
+                try:
+                    outcome = self._session.execute(batch)
+                except Exception as error:  # noqa: BLE001 - a model may raise anything; its owner answers and logs it
+                    outcome = error
+                del batch
+                self._loop.call_soon_threadsafe(self._done, self, outcome)
+                del outcome
+            self._session.close()
+        except BaseException as error:  # noqa: BLE001 - whatever ends the thread, the owner hears of it
+            self._loop.call_soon_threadsafe(self._died, self, error)
+
+    async def close(self) -> None:
+        """Ends the thread once its batch is done, and closes the session in it."""
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)

@@ -1,0 +1,149 @@
+"""What executes batches: a session of any backend, and the one that stacks rows for a function of whole tensors."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from lookwire_server.errors import LookwireError
+from lookwire_server.models.config import ModelConfig
+from lookwire_server.models.model import Request, Tensor
+from lookwire_server.models.padding import Padding
+
+Run = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+
+
+@dataclass(slots=True)
+class Execution:
+    """What became of a batch: for each request its outputs or its error, and the seconds of each phase.
+
+    `padding` is the share of the padded elements that was padding, None where nothing is padded.
+    """
+
+    answers: Sequence[Mapping[str, Tensor] | LookwireError]
+    input_seconds: float
+    infer_seconds: float
+    output_seconds: float
+    padding: float | None = None
+
+
+class Session(Protocol):
+    """One serial execution lane of a model: one instance."""
+
+    def execute(self, requests: Sequence[Request]) -> Execution:
+        """Answers a batch, one request or more; called from one thread at a time, always the same."""
+
+    def close(self) -> None:
+        """Gives back what the instance holds; called once, when nothing is executing."""
+
+
+class StackedSession:
+    """Stacks the rows of all requests, calls `run` once on whole tensors, and hands each request its rows.
+
+    Padded inputs are filled to the longest of the batch, and outputs of that length are cut back. Ragged inputs are joined
+    end to end in one dimension; an output that as many elements make up is handed out in their shapes. Tensors with a
+    `reshape` in the config go in and come out reshaped.
+    """
+
+    def __init__(self, config: ModelConfig, run: Run) -> None:
+        self._batched = config.max_batch_size > 0
+        self._padding = Padding.of(config)
+        self._run = run
+        self._in_shape = {spec.name: spec.reshape for spec in config.inputs if spec.reshape is not None}
+        self._out_shape = {spec.name: spec.dims for spec in config.outputs if spec.reshape is not None}
+        self._sized_by_length = {spec.name for spec in config.outputs if spec.dims[0] == -1}
+
+    def execute(self, requests: Sequence[Request]) -> Execution:
+        start = time.perf_counter()
+        inputs, waste = self._join(requests)
+        joined = time.perf_counter()
+        outputs = self._run(inputs)
+        ran = time.perf_counter()
+        answers = self._split(requests, inputs, outputs)
+        return Execution(answers, joined - start, ran - joined, time.perf_counter() - ran, waste)
+
+    def _join(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float | None]:
+        """One batch of all requests' rows in order, and the share of its padded elements that is padding."""
+        joined: dict[str, Tensor] = {}
+        waste = None
+        for name in requests[0].inputs:
+            tensors = [request.inputs[name] for request in requests]
+            if name in self._padding.ragged:
+                joined[name] = np.concatenate([tensor.ravel() for tensor in tensors])
+                continue
+            if name in self._padding.inputs:
+                batch, waste = self._pad(tensors)
+            else:
+                batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+            joined[name] = self._reshaped(batch, self._in_shape.get(name))
+        return joined, waste
+
+    def _pad(self, tensors: list[Tensor]) -> tuple[Tensor, float]:
+        rows = sum(len(tensor) for tensor in tensors)
+        length = self._padding.bucket(max(tensor.shape[1] for tensor in tensors))
+        padded = np.full((rows, length), self._padding.value, tensors[0].dtype)
+        row = used = 0
+        for tensor in tensors:
+            padded[row : row + len(tensor), : tensor.shape[1]] = tensor
+            row += len(tensor)
+            used += tensor.size
+        return padded, 1 - used / max(1, padded.size)
+
+    def _split(
+        self, requests: Sequence[Request], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """Each request's part of the outputs."""
+        outputs = {name: self._reshaped(tensor, self._out_shape.get(name)) for name, tensor in outputs.items()}
+        if not self._batched:
+            return [dict(outputs)]
+        if self._padding.ragged:
+            return self._scatter(requests, outputs)
+        ends = list(accumulate(len(next(iter(request.inputs.values()), ())) for request in requests))
+        if ends[-1]:
+            for name, tensor in outputs.items():
+                if len(tensor) != ends[-1]:
+                    raise RuntimeError(f"output '{name}' has {len(tensor)} rows for a batch of {ends[-1]}")
+        starts = [0, *ends[:-1]]
+        answers = [
+            {name: tensor[start:end] for name, tensor in outputs.items()}
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        if self._padding.inputs:
+            self._cut(requests, inputs, answers)
+        return answers
+
+    def _cut(
+        self, requests: Sequence[Request], inputs: Mapping[str, Tensor], answers: Sequence[dict[str, Tensor]]
+    ) -> None:
+        """Cuts outputs that are as long as the padded inputs back to the length that each request sent."""
+        padded = next(name for name in inputs if name in self._padding.inputs)
+        length = inputs[padded].shape[1]
+        for request, answer in zip(requests, answers, strict=True):
+            for name in self._sized_by_length & answer.keys():
+                if answer[name].shape[1] == length:
+                    answer[name] = answer[name][:, : request.inputs[padded].shape[1]]
+
+    def _scatter(self, requests: Sequence[Request], outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Hands out outputs of joined inputs in the inputs' shapes (Triton's BATCH_SCATTER_WITH_INPUT_SHAPE)."""
+        shapes = [next(request.inputs[name].shape for name in self._padding.ragged) for request in requests]
+        sizes = [prod(shape) for shape in shapes]
+        for name, tensor in outputs.items():
+            if tensor.size != sum(sizes):
+                raise RuntimeError(f"output '{name}' has {tensor.size} elements for a ragged batch of {sum(sizes)}")
+        starts = [0, *accumulate(sizes)]
+        return [
+            {name: tensor.ravel()[start : start + size].reshape(shape) for name, tensor in outputs.items()}
+            for start, size, shape in zip(starts, sizes, shapes, strict=False)
+        ]
+
+    def _reshaped(self, tensor: Tensor, dims: tuple[int, ...] | None) -> Tensor:
+        if dims is None:
+            return tensor
+        return tensor.reshape((len(tensor), *dims) if self._batched else dims)
+
+    def close(self) -> None:
+        """Nothing of its own to give back."""
