@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV := .venv/bin
 EXPORT := .venv-export/bin
+# Checkouts of Triton's client and server, of which the examples and tests are run; cloned unless they are there.
+TRITON_CLIENT ?= build/triton/client
+TRITON_SERVER ?= build/triton/server
 PIP := pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check proto bench eval train test-export test-setup clean
+.PHONY: help demo serve test check proto bench eval train test-export test-setup clean \
+    test-client-examples test-batcher test-perf-analyzer
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
 .venv/run: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -58,8 +62,21 @@ train: .venv-export/dev  ## train the bundled encoder (about 20 minutes on two c
 test-export: .venv-export/dev  ## the tests of the export (torch: about 6 GB in .venv-export)
 	$(EXPORT)/pytest tests/export
 
-test-setup:  ## install what some tests use from Debian's packages: promtool
-	command -v promtool >/dev/null || (apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus)
+build/triton/%:
+	git clone --quiet --depth 1 https://github.com/triton-inference-server/$* $@
+
+test-client-examples: .venv/dev | $(TRITON_CLIENT) $(TRITON_SERVER)  ## run the Python examples of Triton's client against this server (ports 8000-8002)
+	$(VENV)/python -m tests.compatibility.client_examples $(TRITON_CLIENT) $(TRITON_SERVER)
+
+test-batcher: .venv/dev | $(TRITON_SERVER)  ## run the batcher tests of Triton's quality assurance against this server (about 2 minutes)
+	$(VENV)/python -m tests.compatibility.batcher_tests $(TRITON_SERVER)
+
+test-perf-analyzer: .venv/dev  ## run Triton's perf_analyzer against this server (about a minute)
+	$(VENV)/python -m tests.compatibility.perf_analyzer
+
+test-setup:  ## install what tests and benchmarks use from Debian's packages: promtool, h2load, libb64
+	command -v promtool >/dev/null && command -v h2load >/dev/null && ldconfig -p | grep -q libb64.so.0d \
+	    || (apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus nghttp2-client libb64-0d)
 
 clean:  ## remove environments and everything made
 	rm -rf .venv .venv-export build data

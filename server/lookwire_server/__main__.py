@@ -1,58 +1,48 @@
-"""`lookwire-server`: reads the settings, sets up the log, and serves."""
+"""`lookwire-server`: reads the settings, sets up the log, and serves; `lookwire-server check` reads a repository only."""
 
-import logging
 import sys
+from pathlib import Path
 
 import structlog
 import uvloop
-from pydantic import ValidationError
-from pydantic_settings import CliApp
 
+from lookwire_server import log
 from lookwire_server.app import serve
+from lookwire_server.command_line import WrongCommandLine, parse
 from lookwire_server.errors import LookwireError
-from lookwire_server.settings import Settings
 
 
 def main() -> None:
     """Serves until told to stop; exit status 2 for wrong settings, 1 for a start that failed."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["check"]:
+        sys.exit(check(arguments[1:]))
     try:
-        settings = CliApp.run(Settings)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(map(str, problem["loc"]))
-            flag = "--" + name.replace("_", "-")
-            print(
-                f"lookwire-server: {flag} (LOOKWIRE_{name.upper()}): {problem['msg']}, got {problem.get('input')!r}",
-                file=sys.stderr,
-            )
+        command_line = parse(arguments)
+    except WrongCommandLine as error:
+        for problem in error.problems:
+            print(f"lookwire-server: {problem}", file=sys.stderr)
         sys.exit(2)
-    configure_log(settings)
+    settings = command_line.settings
+    levels = log.Levels(settings.log_info, settings.log_warning, settings.log_error, settings.log_verbose)
+    log.configure(levels, settings.log_format)
+    for flag in command_line.without_effect:
+        structlog.get_logger().warning(f"{flag} has no effect here")
     try:
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings, levels))
     except LookwireError as error:
         sys.exit(f"lookwire-server: {error}")
 
 
-def configure_log(settings: Settings) -> None:
-    """Logs go to stderr, one line an event; stdout holds the READY line only."""
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the richer one prints locals: callers' data
-        )
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso"),
-            *([structlog.processors.format_exc_info] if settings.log_format == "json" else []),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
+def check(arguments: list[str]) -> int:
+    """Says what is wrong with the models of a repository; the exit status is 0 if nothing is, 1 if something is, 2 for misuse."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        helping = arguments in (["--help"], ["-h"])
+        print("usage: lookwire-server check REPOSITORY", file=sys.stdout if helping else sys.stderr)
+        return 0 if helping else 2
+    from lookwire_server.models.check import check_repository
+
+    return check_repository(Path(arguments[0]))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Metrics:
         self.queue_rows = gauge("lookwire_queue_rows", "Rows that wait in a batcher now.", ("model", "version", "lane"))
         self.rejected = counter(
             "lookwire_rejected_requests",
-            "Requests to a model that were not executed: queue_full, deadline, cancelled, shutdown.",
+            "Requests to a model that were not executed: queue_full, queue_timeout, deadline, cancelled, shutdown.",
             ("model", "version", "reason"),
         )
         self.collection_items = gauge("lookwire_collection_items", "Items of a collection.", ("collection",))

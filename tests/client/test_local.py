@@ -20,7 +20,7 @@ if mode == "fail":
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print("a line that is not it", flush=True)
 if mode == "serve":
-    print("READY grpc=127.0.0.1:4711 metrics=127.0.0.1:4712", flush=True)
+    print("READY grpc=127.0.0.1:4711 http=127.0.0.1:4713 metrics=127.0.0.1:4712", flush=True)
 while True:
     time.sleep(1)
 """
@@ -41,15 +41,16 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addresses_and_flags(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The READY line gives the addresses; settings become flags in kebab-case; SIGTERM ends the server."""
     with LocalServer("models", tmp_path / "data", show_log=True, log_level="debug", metrics_port=8002) as server:
-        addresses = server.address, server.metrics_address
+        addresses = server.address, server.http_address, server.metrics_address
     status = server.process.returncode
 
-    assert addresses == ("127.0.0.1:4711", "127.0.0.1:4712")
+    assert addresses == ("127.0.0.1:4711", "127.0.0.1:4713", "127.0.0.1:4712")
     assert status == 0
     assert json.loads(capfd.readouterr().err) == {
         "--model-repository": "models",
         "--data-dir": str(tmp_path / "data"),
         "--grpc-port": "0",
+        "--http-port": "0",
         "--metrics-port": "8002",
         "--log-level": "debug",
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-_READY = re.compile(r"READY grpc=(\S+) metrics=(\S+)")
+_LISTENING = re.compile(r"(\w+)=(\S+)")
 _NEEDED = ("lookwire_server", "onnxruntime", "faiss", "apsw", "tokenizers")
 _LOG_LINES = 40
 _STOP_SECONDS = 40.0
@@ -28,13 +28,16 @@ class LocalServer:
 
     Without `data_dir` the collections live in a temporary directory, which is removed at the end. Further settings of
     the server are keyword arguments: `LocalServer("model_repo", grpc_port=8001, log_format="json")` starts it with
-    `--grpc-port 8001 --log-format json`. `show_log` passes the server's log on to this process's standard error.
+    `--grpc-port 8001 --log-format json`, and a list repeats its flag. `show_log` passes the server's log on to this
+    process's standard error.
 
-    Once started, `address` and `metrics_address` say where it listens ("host:port"), and `process` is its process.
+    Once started, `address` (gRPC), `http_address` and `metrics_address` say where it listens ("host:port"; empty where it
+    does not, as with `allow_http=False`), and `process` is its process.
     After `stop` or `kill` it may be started again, with the same data.
     """
 
     address: str
+    http_address: str
     metrics_address: str
     process: subprocess.Popen[str]
 
@@ -50,9 +53,17 @@ class LocalServer:
         if data_dir is None:
             data_dir = tempfile.mkdtemp(prefix="lookwire-")
             self._remove_data = weakref.finalize(self, shutil.rmtree, data_dir, ignore_errors=True)
-        own = {"model_repository": model_repository, "data_dir": data_dir, "grpc_port": 0, "metrics_port": 0}
-        flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in (own | settings).items()]
-        self._command = [sys.executable, "-m", "lookwire_server", *(word for flag in flags for word in flag)]
+        own = {
+            "model_repository": model_repository,
+            "data_dir": data_dir,
+            "grpc_port": 0,
+            "http_port": 0,
+            "metrics_port": 0,
+        }
+        self._command = [sys.executable, "-m", "lookwire_server"]
+        for name, value in (own | settings).items():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                self._command += [f"--{name.replace('_', '-')}", str(each)]
         self._show_log = show_log
 
     def start(self, timeout: float = 60.0) -> None:
@@ -74,13 +85,16 @@ class LocalServer:
             errors="replace",
             start_new_session=True,
         )
-        ready: Future[re.Match[str]] = Future()
+        ready: Future[dict[str, str]] = Future()
         log: deque[str] = deque(maxlen=_LOG_LINES)
         threading.Thread(target=_find_ready_line, args=(self.process.stdout, ready), daemon=True).start()
         logging = threading.Thread(target=_read_log, args=(self.process.stderr, log, self._show_log), daemon=True)
         logging.start()
         try:
-            self.address, self.metrics_address = ready.result(timeout).groups()
+            listening = ready.result(timeout)
+            self.address, self.http_address, self.metrics_address = (
+                listening.get(name, "") for name in ("grpc", "http", "metrics")
+            )
         except EOFError:
             status = self.process.wait()
             logging.join()
@@ -120,13 +134,12 @@ class LocalServer:
             self._remove_data()
 
 
-def _find_ready_line(output: IO[str], ready: "Future[re.Match[str]]") -> None:
+def _find_ready_line(output: IO[str], ready: "Future[dict[str, str]]") -> None:
     """Reads the output to its end; completes `ready` with the line that says where the server listens, or EOFError."""
     with output:
         for line in output:
-            match = _READY.match(line)
-            if match and not ready.done():
-                ready.set_result(match)
+            if line.startswith("READY") and not ready.done():
+                ready.set_result(dict(_LISTENING.findall(line)))
     if not ready.done():
         ready.set_exception(EOFError())
 

@@ -34,10 +34,10 @@ class EncoderBackend:
         self._check_parity(manifest, directory)
         image = text = None
         if manifest.image and manifest.towers.image:
-            model = await self._tower(manifest.towers.image, "pixels", manifest, repository)
+            model = await self._tower(manifest.towers.image, "pixels", manifest, config.name, repository)
             image = ImageTower(model, manifest.image, self.decoder)
         if manifest.text and manifest.towers.text:
-            model = await self._tower(manifest.towers.text, "input_ids", manifest, repository)
+            model = await self._tower(manifest.towers.text, "input_ids", manifest, config.name, repository)
             tokenizer = await asyncio.to_thread(TextTokenizer, directory, manifest.text)
             text = TextTower(model, manifest.text, tokenizer, Padding.of(model.config))
         return Encoder(
@@ -60,21 +60,23 @@ class EncoderBackend:
             )
         log.warning("encoder without a passing parity record", encoder=manifest.name)
 
-    async def _tower(self, tower: Tower, input: str, manifest: Manifest, repository: Repository) -> Model:
+    async def _tower(self, tower: Tower, input: str, manifest: Manifest, encoder: str, repository: Repository) -> Model:
         """The tower's model, if it is the pinned file with the graph that an encoder needs."""
-        if tower.version not in (versions := await repository.load(tower.model)):
+        versions = await repository.need(tower.model, by=encoder)
+        if tower.version not in versions:
             raise NotFound(
                 f"encoder '{manifest.name}' is pinned to version {tower.version} of model '{tower.model}'; loaded: "
                 f"{sorted(versions)}"
             )
-        path = repository.root / tower.model / str(tower.version) / onnxruntime.FILE
+        model = versions[tower.version]
+        repository.keep(model, by=encoder)
+        path = repository.directory(tower.model) / str(tower.version) / onnxruntime.FILE
         digest = await asyncio.to_thread(sha256, path)
         if digest != tower.sha256:
             raise FailedPrecondition(
                 f"encoder '{manifest.name}' is pinned to another file than {path}: SHA-256 is {digest[:12]}..., the manifest "
                 f"says {tower.sha256[:12]}...; export both together"
             )
-        model = versions[tower.version]
         inputs = [spec.name for spec in model.config.inputs]
         outputs = {spec.name: spec.dims for spec in model.config.outputs}
         if inputs != [input] or outputs.get("embedding") != (manifest.dimension,):

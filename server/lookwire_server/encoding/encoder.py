@@ -11,7 +11,7 @@ import numpy as np
 from lookwire_server.encoding.images import ImageDecoder
 from lookwire_server.encoding.manifest import ImageRules, Manifest, TextRules
 from lookwire_server.encoding.texts import TextTokenizer
-from lookwire_server.errors import InvalidArgument, LookwireError
+from lookwire_server.errors import InvalidArgument, LookwireError, Unavailable
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Lane, Model, Request, Response, Tensor, check
@@ -115,6 +115,9 @@ class Encoder:
         self._image = image
         self._text = text
         self._max_text_bytes = max_text_bytes
+        self._embedding = 0
+        self._closing = False
+        self._idle = asyncio.Event()
         self._decode_seconds = metrics.stage_seconds.labels("decode")
         self._tokenise_seconds = metrics.stage_seconds.labels("tokenise")
 
@@ -122,6 +125,17 @@ class Encoder:
         self, inputs: Sequence[str | bytes], *, lane: Lane = Lane.INTERACTIVE, deadline: float | None = None
     ) -> Embedded:
         """Embeds texts (str) and images (bytes) in any mix; an input that can't be embedded has an error, the others a vector."""
+        if self._closing:
+            raise Unavailable(f"encoder '{self.name}' is stopping")
+        self._embedding += 1
+        try:
+            return await self._embed(inputs, lane, deadline)
+        finally:
+            self._embedding -= 1
+            if not self._embedding:
+                self._idle.set()
+
+    async def _embed(self, inputs: Sequence[str | bytes], lane: Lane, deadline: float | None) -> Embedded:
         answer = Embedded(np.zeros((len(inputs), self.dimension), np.float32), {}, Times())
         job = Job(lane, deadline, answer)
         texts = {index: value for index, value in enumerate(inputs) if isinstance(value, str)}
@@ -207,4 +221,8 @@ class Encoder:
             raise InvalidArgument(f"TEXT must be UTF-8: {error.reason} at byte {error.start}") from None
 
     async def close(self) -> None:
-        """Nothing of its own to close: the towers and the decoder have other owners."""
+        """Takes no more inputs, and waits for those it has; the towers and the decoder have other owners."""
+        self._closing = True
+        if self._embedding:
+            self._idle.clear()
+            await self._idle.wait()

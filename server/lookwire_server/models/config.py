@@ -188,11 +188,9 @@ def from_message(
     dynamic = message.HasField("dynamic_batching") and message.max_batch_size > 0
     if dynamic:
         check_batching(message, wrong)
-    names = [tensor.name for tensor in (*message.input, *message.output)]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        if len({tensor.name for tensor in message.input}) < len(message.input) or len(
-            {tensor.name for tensor in message.output}
-        ) < len(message.output):
+    for declared in (message.input, message.output):
+        names = [tensor.name for tensor in declared]
+        if repeated := [name for name in names if names.count(name) > 1]:
             raise wrong(f"tensor '{repeated[0]}' is declared twice")
     inputs = tuple(
         TensorSpec(

@@ -1,9 +1,10 @@
-"""The gRPC server: which servicers it has, under which limits, and its health."""
+"""The gRPC server: which servicers it has, and under which limits."""
 
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -18,15 +19,17 @@ from lookwire.v1 import (
     search_service_pb2_grpc,
 )
 from lookwire_server.encoding.encoders import Encoders
+from lookwire_server.errors import Unavailable
 from lookwire_server.metrics import Metrics
-from lookwire_server.models.repository import Repository
 from lookwire_server.rpc.collections import CollectionServicer
 from lookwire_server.rpc.encoders import EncoderServicer
 from lookwire_server.rpc.health import HealthServicer
-from lookwire_server.rpc.inference import InferenceServicer
 from lookwire_server.rpc.interceptor import Interceptor
 from lookwire_server.rpc.items import ItemServicer
+from lookwire_server.rpc.restricted import RestrictedProtocols
 from lookwire_server.rpc.search import SearchServicer
+from lookwire_server.rpc.tls import Certificates
+from lookwire_server.rpc.v2.servicer import InferenceServicer
 from lookwire_server.search.collections import Collections
 from lookwire_server.settings import Settings
 
@@ -40,23 +43,29 @@ SERVICES = (
 
 
 class Server:
-    """The servicers on one port. Health answers for the whole (the empty name), each service and each model."""
+    """The servicers on one port; raises Unavailable if it cannot listen. `address` is where it listens, "host:port"."""
 
     def __init__(
-        self, settings: Settings, repository: Repository, encoders: Encoders, collections: Collections, metrics: Metrics
+        self,
+        settings: Settings,
+        health: HealthServicer,
+        inference: InferenceServicer,
+        encoders: Encoders,
+        collections: Collections,
+        metrics: Metrics,
     ) -> None:
-        self._names = ("", *SERVICES, *{model.config.name for model in repository.models()})
-        self._health = HealthServicer()
+        self._health = health
+        self._inference = inference
+        restrictions = settings.grpc_restricted_protocol
         self._server = grpc.aio.server(
-            interceptors=[Interceptor(metrics, settings.max_inflight_bytes)],
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),  # replies are bounded by the limits on what is asked for
-                # Clients ping every 30 s during a call; gRPC's default takes that for an attack after a few minutes.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-                ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a share of the calls
+            interceptors=[
+                *(
+                    [RestrictedProtocols(restrictions, metrics)] if restrictions else []
+                ),  # outermost: asked at every call
+                Interceptor(metrics, settings.max_inflight_bytes),
             ],
+            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            options=options(settings),
         )
         server: Any = self._server  # the generated functions of other packages are typed for grpc.Server only
         encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(encoders), server)
@@ -65,25 +74,53 @@ class Server:
         )
         item_service_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(collections, encoders), server)
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(collections, encoders), server)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceServicer(repository), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self.address = f"{settings.grpc_address}:{self._server.add_insecure_port(self._target(settings))}"
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        reflection.enable_server_reflection((*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self.address = f"{settings.grpc_address}:{self._listen(settings)}"
 
-    @staticmethod
-    def _target(settings: Settings) -> str:
-        return f"{settings.grpc_address}:{settings.grpc_port}"
+    def _listen(self, settings: Settings) -> int:
+        """Takes the port, and returns its number."""
+        target = f"{settings.grpc_address}:{settings.grpc_port}"
+        try:
+            if settings.grpc_use_ssl or settings.grpc_use_ssl_mutual:
+                return self._server.add_secure_port(target, Certificates(settings).credentials())
+            return self._server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {target} for gRPC: {error}; give a free port with --grpc-port, or none with "
+                "--allow-grpc false"
+            ) from error
 
     async def start(self) -> None:
-        """Takes requests, and says so."""
+        """Takes requests."""
         await self._server.start()
-        await self._health.set_all(self._names, serving=True)
-
-    async def not_serving(self) -> None:
-        """Tells all who ask or watch that requests should go elsewhere; those that come are still answered."""
-        await self._health.set_all(self._names, serving=False)
 
     async def stop(self, timeout: float) -> None:
         """Refuses new requests, waits for those in flight, at most `timeout` seconds."""
         self._health.end_watches()
+        self._inference.end_streams()
         await self._server.stop(timeout)
+
+
+def options(settings: Settings) -> list[tuple[str, int]]:
+    """The settings as channel arguments of gRPC."""
+    ages = {
+        "grpc.max_connection_age_ms": settings.grpc_max_connection_age,
+        "grpc.max_connection_age_grace_ms": settings.grpc_max_connection_age_grace,
+    }
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # replies are bounded by the limits on what is asked for
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a share of the calls
+        ("grpc.keepalive_time_ms", settings.grpc_keepalive_time),
+        ("grpc.keepalive_timeout_ms", settings.grpc_keepalive_timeout),
+        ("grpc.keepalive_permit_without_calls", int(settings.grpc_keepalive_permit_without_calls)),
+        ("grpc.http2.max_pings_without_data", settings.grpc_http2_max_pings_without_data),
+        (
+            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            settings.grpc_http2_min_recv_ping_interval_without_data,
+        ),
+        ("grpc.http2.max_ping_strikes", settings.grpc_http2_max_ping_strikes),
+        *((name, age) for name, age in ages.items() if age),
+    ]

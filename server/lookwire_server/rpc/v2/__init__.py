@@ -1,0 +1,1 @@
+"""inference.GRPCInferenceService: the KServe V2 protocol with Triton's extensions."""

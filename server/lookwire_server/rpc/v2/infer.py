@@ -1,0 +1,134 @@
+"""ModelInfer: a request message is answered by its model."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+from tritonclient.grpc import service_pb2 as pb
+
+from lookwire_server.errors import InvalidArgument, QueueFull
+from lookwire_server.models.model import Request
+from lookwire_server.models.repository import Repository
+from lookwire_server.rpc.v2 import inputs, outputs, parameters
+from lookwire_server.rpc.v2.shared_memory import SharedMemory, Uses
+from lookwire_server.rpc.v2.trace_settings import TraceSettings
+
+log = structlog.get_logger()
+
+MAX_QUOTED = 128
+
+
+class Call(Protocol):
+    """What every call tells of its caller."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller stops waiting; None if it waits for ever."""
+
+
+class Inference:
+    """Answers inference requests. `response_delay` holds each response back for so many seconds; it is for tests."""
+
+    def __init__(
+        self, repository: Repository, shared_memory: SharedMemory | None, traces: TraceSettings, response_delay: float
+    ) -> None:
+        self._repository = repository
+        self._shared_memory = shared_memory
+        self._traces = traces
+        self._response_delay = response_delay
+
+    async def infer(
+        self, request: pb.ModelInferRequest, raw: Sequence[bytes], deadline: float | None
+    ) -> pb.ModelInferResponse:
+        """The response to a request whose raw_input_contents are `raw`; `deadline` in seconds of time.monotonic.
+
+        Protobuf copies an entry of raw_input_contents at each access: whoever needs them takes them out once.
+        """
+        uses = Uses(self._shared_memory)
+        try:
+            return await self._infer(request, raw, deadline, uses)
+        except (InvalidArgument, QueueFull) as error:
+            message = f"[request id: {request.id[:MAX_QUOTED] or '<id_unknown>'}] {error.message}"
+            raise type(error)(message, field=error.field, **error.metadata) from error
+        finally:
+            uses.release()
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, raw: Sequence[bytes], deadline: float | None, uses: Uses
+    ) -> pb.ModelInferResponse:
+        started = time.perf_counter()
+        model = self._repository.get(request.model_name, version(request.model_version))
+        config = model.config
+        options = parameters.options(request.parameters)
+        check_names(request)
+        tensors = await inputs.read(request, raw, config, uses)
+        wanted = outputs.wanted(request, config, uses)
+        decoded = time.perf_counter()
+        response = await model.infer(
+            Request(
+                tensors,
+                deadline=deadline,
+                id=request.id,
+                priority=options.priority,
+                timeout=options.timeout,
+                outputs=tuple(output.name for output in wanted),
+                parameters=options.custom,
+            )
+        )
+        answered = time.perf_counter()
+        reply = pb.ModelInferResponse(model_name=config.name, model_version=str(model.version), id=request.id)
+        if response.parameters:
+            parameters.fill(reply.parameters, response.parameters)
+        await outputs.fill(reply, config, response, wanted)
+        if self._traces.active and self._traces.sample(config.name):
+            ended = time.perf_counter()
+            log.info(
+                "trace",
+                model=config.name,
+                version=model.version,
+                request=request.id[:MAX_QUOTED],
+                decode_us=micros(decoded - started),
+                queue_us=micros(response.queue_seconds),
+                infer_us=micros(response.infer_seconds),
+                encode_us=micros(ended - answered),
+                total_us=micros(ended - started),
+            )
+        if self._response_delay:
+            await asyncio.sleep(self._response_delay)
+        return reply
+
+
+def check_names(request: pb.ModelInferRequest) -> None:
+    """Refuses inputs and outputs that are named twice."""
+    for kind, tensors in (("input", request.inputs), ("output", request.outputs)):
+        if len(tensors) > 1:
+            seen: set[str] = set()
+            for tensor in tensors:
+                if tensor.name in seen:
+                    raise InvalidArgument(
+                        f"{kind} '{tensor.name}' already exists in request for model '{request.model_name}'"
+                    )
+                seen.add(tensor.name)
+
+
+def version(text: str) -> int | None:
+    """The version number of a request; None, the newest, where it names none or -1."""
+    if text in ("", "-1"):
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InvalidArgument(
+            f"failed to get model version from specified version string '{text[:MAX_QUOTED]}', must be an integer"
+        )
+    return int(text)
+
+
+def deadline(call: Call) -> float | None:
+    """When the caller stops waiting, in seconds of time.monotonic; None if it set no deadline."""
+    remaining = call.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def micros(seconds: float) -> int:
+    """Whole microseconds."""
+    return int(seconds * 1e6)
