@@ -63,7 +63,7 @@ async def serve(settings: Settings, levels: Levels) -> None:
         )
         stack.push_async_callback(asyncio.to_thread, collections.close)
         health = HealthServicer(repository, SERVICES, strict=settings.strict_readiness)
-        inference = inference_servicer(settings, repository, levels)
+        inference = inference_servicer(settings, repository, health, levels)
         if settings.allow_metrics:
             triton = TritonMetrics(repository, cached=settings.cache_bytes > 0)
             scrapes = MetricsServer(settings.metrics_address, settings.metrics_port, metrics.registry, triton.text)
@@ -124,14 +124,17 @@ def model_repository(settings: Settings, decoder: ImageDecoder, metrics: Metrics
     )
 
 
-def inference_servicer(settings: Settings, repository: Repository, levels: Levels) -> InferenceServicer:
+def inference_servicer(
+    settings: Settings, repository: Repository, health: HealthServicer, levels: Levels
+) -> InferenceServicer:
     """The V2 protocol, which gRPC and HTTP share."""
     return InferenceServicer(
         repository,
         server_name=settings.id,
         shared_memory=SharedMemory() if settings.allow_client_shm else None,
         response_delay=debug_hook("TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC"),
-        set_log=levels.set,
+        ready=health.ready,
+        levels=levels,
         max_stream_bytes=settings.max_inflight_bytes,
     )
 

@@ -15,10 +15,11 @@
     ├── StorageFailure         the disk refused a write; nothing of the request was kept
     ├── ModelFailure           the model's execution failed; the cause is in the server's log
     ├── LoadFailure            a model cannot be found in the repository, or what a load request brings cannot be kept
+    ├── SharedMemoryFailure    a client's shared memory cannot be opened, or is too small for an output
     └── Unimplemented          a part of a protocol that this server does not have, or has switched off
 
 `code` names a canonical gRPC status, `reason` is stable and meant for programs, `metadata` holds every variable part of the
-message. One interceptor turns these into statuses; any other exception is logged and answered as INTERNAL with a fixed text.
+message. `rpc/guard.py` turns these into statuses; any other exception is logged and answered as INTERNAL with a fixed text.
 """
 
 from typing import ClassVar
@@ -106,6 +107,11 @@ class ModelFailure(LookwireError):
 class LoadFailure(LookwireError):
     code = "INTERNAL"
     reason = "LOAD_FAILURE"
+
+
+class SharedMemoryFailure(LookwireError):
+    code = "INTERNAL"
+    reason = "SHARED_MEMORY_FAILURE"
 
 
 class Unimplemented(LookwireError):

@@ -1,6 +1,6 @@
 """Everything that Lookwire counts and times, in one object.
 
-`app` builds it and passes it to the interceptor, the batcher and the collections, which alone record; a test passes a fresh one.
+`app` builds it and passes it to the RPCs' guard, the batcher and the collections, which alone record; a test passes a fresh one.
 """
 
 from collections.abc import Iterable

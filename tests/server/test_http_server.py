@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lookwire_server.log import Levels
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.backends.identity import IdentityBackend
 from lookwire_server.models.repository import ControlMode, Repository
@@ -60,7 +61,7 @@ async def started(root: Path, failures: list[str], **limits: Any) -> AsyncIterat
     )
     await repository.start()
     server = HttpServer(
-        InferenceServicer(repository, shared_memory=SharedMemory(), set_log=lambda **levels: None),
+        InferenceServicer(repository, shared_memory=SharedMemory(), levels=Levels()),
         metrics,
         failures.append,
         **{

@@ -272,6 +272,9 @@ class Recorder:
     def get(self, name: str, version: int | None) -> "Recorder":
         return self
 
+    def ready(self) -> bool:
+        return True
+
     async def infer(self, request: Request) -> Response:
         self.request = request
         parameters: dict[str, Parameter] = {"flag": True, "count": 3, "ratio": 0.5, "word": "x"}
@@ -291,7 +294,7 @@ async def test_models_get_what_the_request_says() -> None:
     request.parameters["priority"].uint64_param = 2
     request.parameters["timeout"].int64_param = 1_500_000
     request.parameters["mine"].string_param = "x"
-    servicer: Any = InferenceServicer(recorder)  # type: ignore[arg-type]  # of a repository it needs `get` here
+    servicer: Any = InferenceServicer(recorder)  # type: ignore[arg-type]  # of a repository it needs `get` and `ready` here
 
     response = await servicer.ModelInfer(request, Call())
 

@@ -159,6 +159,9 @@ class Batcher:
             if len(outcome.answers) != len(pieces):
                 raise RuntimeError(f"{len(outcome.answers)} answers to {len(pieces)} requests")
             self._count(pieces, outcome)
+            for piece, parameters in zip(pieces, outcome.parameters or (), strict=False):
+                if parameters:
+                    piece.pending.parameters = {**(piece.pending.parameters or {}), **parameters}
             for piece, answer in zip(pieces, outcome.answers, strict=True):
                 self._collect(piece, answer, outcome.input_seconds + outcome.infer_seconds + outcome.output_seconds)
         except Exception:
@@ -198,7 +201,9 @@ class Batcher:
         outputs = (
             parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         )
-        self._answer(pending, Response(outputs, pending.began - pending.enqueued, pending.infer_seconds))
+        self._answer(
+            pending, Response(outputs, pending.began - pending.enqueued, pending.infer_seconds, pending.parameters)
+        )
 
     def _fail(self, pending: Pending, error: LookwireError) -> None:
         """Ends a request with an error; rows of it that still wait are not executed."""

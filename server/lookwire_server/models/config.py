@@ -143,13 +143,19 @@ class ModelConfig:
         if not message.input:
             message.input.extend(
                 model_config_pb2.ModelInput(
-                    name=spec.name, data_type=data_type(spec), dims=spec.dims, optional=spec.optional
+                    name=spec.name,
+                    data_type=data_type(spec),
+                    dims=spec.dims,
+                    optional=spec.optional,
+                    reshape=reshape_of(spec),
                 )
                 for spec in inputs
             )
         if not message.output:
             message.output.extend(
-                model_config_pb2.ModelOutput(name=spec.name, data_type=data_type(spec), dims=spec.dims)
+                model_config_pb2.ModelOutput(
+                    name=spec.name, data_type=data_type(spec), dims=spec.dims, reshape=reshape_of(spec)
+                )
                 for spec in outputs
             )
         if max_batch_size is not None:
@@ -164,6 +170,11 @@ def data_type(spec: TensorSpec) -> int:
     """The number of a tensor's data type in the message."""
     number: int = model_config_pb2.DataType.Value(datatypes.to_config(spec.datatype))
     return number
+
+
+def reshape_of(spec: TensorSpec) -> model_config_pb2.ModelTensorReshape | None:
+    """The message of a tensor's reshape."""
+    return None if spec.reshape is None else model_config_pb2.ModelTensorReshape(shape=spec.reshape)
 
 
 def from_message(

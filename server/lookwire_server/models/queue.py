@@ -8,7 +8,7 @@ from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
 from lookwire_server.models.config import ModelConfig, QueuePolicy
-from lookwire_server.models.model import Lane, Request, Response, Tensor
+from lookwire_server.models.model import Lane, Parameter, Request, Response, Tensor
 
 # After this many batches that left waiting bulk work out, the next batch starts with it: bulk cannot starve.
 PATIENCE = 8
@@ -20,7 +20,8 @@ class Pending:
 
     `length` is the size of its padded axis (1 where nothing is padded). `shape` tells what may share a batch: requests of
     unequal shapes do not. `deadline` is when its caller stops waiting, in seconds of `time.monotonic`, or infinite. Of its
-    `rows`, `taken` have left the queue and `answered` have come back; `answers` holds their outputs by first row.
+    `rows`, `taken` have left the queue and `answered` have come back; `answers` holds their outputs by first row, and
+    `parameters` what came with them.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Pending:
     infer_seconds: float = 0.0
     answered: int = 0
     answers: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    parameters: dict[str, Parameter] | None = None
     timer: asyncio.TimerHandle | None = None
     outcome: Response | LookwireError | None = None
 

@@ -155,12 +155,15 @@ class Repository:
 
     def serve(self, config: ModelConfig, version: int, sessions: Sequence[Session]) -> Model:
         """The model that these sessions, one an instance, make behind a batcher, and behind the cache if its config asks."""
-        model = Batcher(config, version, sessions, self.metrics, self.on_failure, self._hold_first_batch)
-        if not config.response_cache:
+        return self.cached(Batcher(config, version, sessions, self.metrics, self.on_failure, self._hold_first_batch))
+
+    def cached(self, model: Model) -> Model:
+        """The model behind the response cache if its config asks, else as it is."""
+        if not model.config.response_cache:
             return model
         if self._cache is None:
             log.warning(
-                "response_cache has no effect: the server was started without --cache-config", model=config.name
+                "response_cache has no effect: the server was started without --cache-config", model=model.config.name
             )
             return model
         return CachedModel(model, self._cache)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lookwire_server.errors import LookwireError
 from lookwire_server.models.config import ModelConfig
-from lookwire_server.models.model import Request, Tensor
+from lookwire_server.models.model import Parameter, Request, Tensor
 from lookwire_server.models.padding import Padding
 
 Run = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
@@ -21,7 +21,8 @@ Run = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 class Execution:
     """What became of a batch: for each request its outputs or its error, and the seconds of each phase.
 
-    `padding` is the share of the padded elements that was padding, None where nothing is padded.
+    `padding` is the share of the padded elements that was padding, None where nothing is padded. `parameters` are what the
+    model says beside its outputs, for each request; None where it says nothing.
     """
 
     answers: Sequence[Mapping[str, Tensor] | LookwireError]
@@ -29,6 +30,7 @@ class Execution:
     infer_seconds: float
     output_seconds: float
     padding: float | None = None
+    parameters: Sequence[Mapping[str, Parameter] | None] | None = None
 
 
 class Session(Protocol):

@@ -12,7 +12,7 @@ from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models.model import Lane
 from lookwire_server.rpc import convert
-from lookwire_server.rpc.interceptor import to_status
+from lookwire_server.rpc.guard import to_status
 
 MAX_INPUTS = 1024
 # A request of more inputs than this is bulk work: single queries go before it.

@@ -59,14 +59,14 @@ class Guard:
         self._inflight_calls = 0
         metrics.rpcs_in_flight.set_function(lambda: self._inflight_calls)
 
-    def __call__(self, method: str, behaviour: Behaviour) -> Behaviour:
-        """The method of that full name, guarded."""
+    def __call__(self, method: str, behaviour: Behaviour) -> Callable[[tuple[Any, int], Context], Awaitable[Any]]:
+        """The method of that full name, guarded; it takes a request's message with its size in bytes."""
         seconds = Seconds(self._metrics, method)
 
-        async def answer(request: Any, context: Context) -> Any:
+        async def answer(received: tuple[Any, int], context: Context) -> Any:
             started = time.perf_counter()
             code = "OK"
-            size = request.ByteSize()
+            request, size = received
             self._inflight_calls += 1
             self._inflight_bytes += size
             try:

@@ -8,7 +8,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-# Wraps the unary method of that full name, e.g. "/lookwire.v1.EncoderService/Embed".
+# Wraps the unary method of that full name, e.g. "/lookwire.v1.EncoderService/Embed". What it makes takes the request's message
+# with its size in bytes: protobuf would write a whole message anew to tell its size.
 Guard = Callable[[str, Any], Any]
 
 
@@ -27,16 +28,23 @@ class Handlers(grpc.GenericRpcHandler):
         for method in service.methods:
             name = f"/{service.full_name}/{method.name}"
             behaviour = getattr(servicer, method.name)
+            parse: Callable[[bytes], Any] = GetMessageClass(method.input_type).FromString
             if guard and not (method.client_streaming or method.server_streaming):
                 behaviour = guard(name, behaviour)
-            self._handlers[name] = handler(method, behaviour)
+                parse = sized(parse)
+            self._handlers[name] = handler(method, behaviour, parse)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         return self._handlers.get(handler_call_details.method)
 
 
-def handler(method: MethodDescriptor, behaviour: Any) -> Handler:
-    """The handler of one method, by its kind and its messages."""
+def sized(parse: Callable[[bytes], Any]) -> Callable[[bytes], tuple[Any, int]]:
+    """Makes of a request's bytes its message and their number."""
+    return lambda data: (parse(data), len(data))
+
+
+def handler(method: MethodDescriptor, behaviour: Any, parse: Callable[[bytes], Any]) -> Handler:
+    """The handler of one method, by its kind."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -45,6 +53,6 @@ def handler(method: MethodDescriptor, behaviour: Any) -> Handler:
     }[method.client_streaming, method.server_streaming]
     return make(
         behaviour,
-        request_deserializer=GetMessageClass(method.input_type).FromString,
+        request_deserializer=parse,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )

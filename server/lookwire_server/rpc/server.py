@@ -1,30 +1,25 @@
 """The gRPC server: which servicers it has, and under which limits."""
 
-from typing import Any
-
 import grpc
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME
-from grpc_reflection.v1alpha import reflection
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from tritonclient.grpc import service_pb2
 
 from lookwire.v1 import (
     collection_service_pb2,
-    collection_service_pb2_grpc,
     encoder_service_pb2,
-    encoder_service_pb2_grpc,
     item_service_pb2,
-    item_service_pb2_grpc,
     search_service_pb2,
-    search_service_pb2_grpc,
 )
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import Unavailable
 from lookwire_server.metrics import Metrics
 from lookwire_server.rpc.collections import CollectionServicer
 from lookwire_server.rpc.encoders import EncoderServicer
+from lookwire_server.rpc.guard import Guard
+from lookwire_server.rpc.handlers import Handlers
 from lookwire_server.rpc.health import HealthServicer
-from lookwire_server.rpc.interceptor import Interceptor
 from lookwire_server.rpc.items import ItemServicer
 from lookwire_server.rpc.restricted import RestrictedProtocols
 from lookwire_server.rpc.search import SearchServicer
@@ -58,25 +53,26 @@ class Server:
         self._inference = inference
         restrictions = settings.grpc_restricted_protocol
         self._server = grpc.aio.server(
-            interceptors=[
-                *(
-                    [RestrictedProtocols(restrictions, metrics)] if restrictions else []
-                ),  # outermost: asked at every call
-                Interceptor(metrics, settings.max_inflight_bytes),
-            ],
+            interceptors=[RestrictedProtocols(restrictions, metrics)] if restrictions else [],
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
             options=options(settings),
         )
-        server: Any = self._server  # the generated functions of other packages are typed for grpc.Server only
-        encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(encoders), server)
-        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(collections, encoders), server
+        guard = Guard(metrics, settings.max_inflight_bytes)
+        handlers = Handlers()
+        for module, name, servicer in (
+            (encoder_service_pb2, "EncoderService", EncoderServicer(encoders)),
+            (collection_service_pb2, "CollectionService", CollectionServicer(collections, encoders)),
+            (item_service_pb2, "ItemService", ItemServicer(collections, encoders)),
+            (search_service_pb2, "SearchService", SearchServicer(collections, encoders)),
+            (service_pb2, "GRPCInferenceService", inference),
+        ):
+            handlers.add(module.DESCRIPTOR.services_by_name[name], servicer, guard)
+        handlers.add(health_pb2.DESCRIPTOR.services_by_name["Health"], health)
+        names = (*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME)
+        handlers.add(
+            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names)
         )
-        item_service_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(collections, encoders), server)
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(collections, encoders), server)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        reflection.enable_server_reflection((*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self._server.add_generic_rpc_handlers((handlers,))
         self.address = f"{settings.grpc_address}:{self._listen(settings)}"
 
     def _listen(self, settings: Settings) -> int:

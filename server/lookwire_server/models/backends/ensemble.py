@@ -33,7 +33,7 @@ class EnsembleBackend:
                 )
             children.append(versions[newest].config)
         check_graph(config, children)
-        return Ensemble(config, version, repository)
+        return repository.cached(Ensemble(config, version, repository))
 
 
 class Ensemble:

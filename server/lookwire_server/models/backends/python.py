@@ -154,7 +154,6 @@ class PythonSession:
         self._version = int(arguments["model_version"])
         self._calls = calls
         self._datatypes = {spec.name: spec.datatype for spec in config.outputs}
-        self._warned = False
         pb_utils.CALLER.set(calls)
         self._code = ModelCode(config, directory)
         try:
@@ -183,7 +182,8 @@ class PythonSession:
             found = len(responses) if isinstance(responses, Sequence) else type(responses).__name__
             raise RuntimeError(f"execute must return a list of {len(requests)} InferenceResponse, got {found}")
         answers = [self._answer(request, response) for request, response in zip(requests, responses, strict=True)]
-        return Execution(answers, began - start, ended - began, time.perf_counter() - ended)
+        parameters = [getattr(response, "custom_parameters", None) for response in responses]
+        return Execution(answers, began - start, ended - began, time.perf_counter() - ended, parameters=parameters)
 
     def _inference_request(self, request: Request) -> pb_utils.InferenceRequest:
         return pb_utils.InferenceRequest(
@@ -203,9 +203,6 @@ class PythonSession:
             return self._failed(f"execute must return InferenceResponse objects, got {type(response).__name__}")
         if (error := response.error()) is not None:
             return failure(error)
-        if response.custom_parameters and not self._warned:
-            self._warned = True
-            log.warning("parameters of a python model's responses do not reach the caller", model=self._name)
         given = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         outputs = {}
         for name in request.outputs or self._datatypes:

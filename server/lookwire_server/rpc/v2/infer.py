@@ -60,10 +60,14 @@ class Inference:
         started = time.perf_counter()
         model = self._repository.get(request.model_name, version(request.model_version))
         config = model.config
-        options = parameters.options(request.parameters)
-        check_names(request)
-        tensors = await inputs.read(request, raw, config, uses)
-        wanted = outputs.wanted(request, config, uses)
+        try:
+            options = parameters.options(request.parameters)
+            check_names(request)
+            tensors = await inputs.read(request, raw, config, uses)
+            wanted = outputs.wanted(request, config, uses)
+        except BaseException as error:  # what reaches the model, it counts itself
+            model.statistics.failed(error, time.perf_counter() - started)
+            raise
         decoded = time.perf_counter()
         response = await model.infer(
             Request(

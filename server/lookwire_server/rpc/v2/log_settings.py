@@ -16,23 +16,28 @@ MEMBERS = {
 FORMATS = ("default", "ISO8601")
 
 
-class SetLog(Protocol):
-    """Says which events are logged from now on: those of each level, and details from a `verbose` of 1 up."""
+class Levels(Protocol):
+    """Which events are logged: those of each level, and details from a `verbose` of 1 up."""
 
-    def __call__(self, *, info: bool, warning: bool, error: bool, verbose: int) -> None: ...
+    info: bool
+    warning: bool
+    error: bool
+    verbose: int
+
+    def set(self, *, info: bool, warning: bool, error: bool, verbose: int) -> None: ...
 
 
 class LogSettings:
     """Triton's settings. `log_file` cannot be changed; the times of the log are ISO 8601 in either `log_format`."""
 
-    def __init__(self, set_log: SetLog | None) -> None:
-        self._set_log = set_log
+    def __init__(self, levels: Levels | None) -> None:
+        self._levels = levels
         self.values: dict[str, bool | int | str] = {
             "log_file": "",
-            "log_info": True,
-            "log_warning": True,
-            "log_error": True,
-            "log_verbose_level": 0,
+            "log_info": levels is None or levels.info,
+            "log_warning": levels is None or levels.warning,
+            "log_error": levels is None or levels.error,
+            "log_verbose_level": levels.verbose if levels else 0,
             "log_format": "default",
         }
 
@@ -41,10 +46,10 @@ class LogSettings:
         checked = {name: check(name, message) for name, message in changes.items()}
         if not checked:
             return
-        if self._set_log is None:
+        if self._levels is None:
             raise Unimplemented("the log of this server cannot be changed while it runs")
         self.values |= checked
-        self._set_log(
+        self._levels.set(
             info=bool(self.values["log_info"]),
             warning=bool(self.values["log_warning"]),
             error=bool(self.values["log_error"]),

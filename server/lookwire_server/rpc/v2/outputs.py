@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
 
-from lookwire_server.errors import InvalidArgument, ModelFailure
+from lookwire_server.errors import InvalidArgument, ModelFailure, SharedMemoryFailure
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Response
 from lookwire_server.rpc.v2 import parameters, tensors
 from lookwire_server.rpc.v2.classification import classify
-from lookwire_server.rpc.v2.shared_memory import SharedMemoryFailure, Use, Uses
+from lookwire_server.rpc.v2.shared_memory import Use, Uses
 
 # The most that protobuf can carry in one message, and what of it is left for names and shapes.
 MAX_RESPONSE_BYTES = 2**31 - 1

@@ -1,6 +1,6 @@
 """The methods of inference.GRPCInferenceService, for gRPC and for HTTP alike."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -9,7 +9,7 @@ from lookwire_server.errors import InvalidArgument, NotFound, Unavailable, Unimp
 from lookwire_server.models.repository import Repository
 from lookwire_server.rpc.v2 import describe, stream
 from lookwire_server.rpc.v2.infer import Call, Inference, deadline, version
-from lookwire_server.rpc.v2.log_settings import LogSettings, SetLog
+from lookwire_server.rpc.v2.log_settings import Levels, LogSettings
 from lookwire_server.rpc.v2.shared_memory import SharedMemory, allowed
 from lookwire_server.rpc.v2.trace_settings import TraceSettings
 
@@ -34,6 +34,7 @@ class InferenceServicer:
 
     Methods take the RPC's message and a call, return the RPC's message, and raise LookwireErrors. `shared_memory` None means
     that clients may not register any. `response_delay` holds each inference response back for so many seconds, for tests.
+    `ready` says whether the server is, by default the repository; `levels` are what is logged, None if that cannot be changed.
     `max_stream_bytes` bounds what all streams have in flight.
     """
 
@@ -44,14 +45,16 @@ class InferenceServicer:
         server_name: str = "lookwire",
         shared_memory: SharedMemory | None = None,
         response_delay: float = 0.0,
-        set_log: SetLog | None = None,
+        ready: Callable[[], bool] | None = None,
+        levels: Levels | None = None,
         max_stream_bytes: int = MAX_STREAM_BYTES,
     ) -> None:
         self._repository = repository
         self._server_name = server_name
         self._shared_memory = shared_memory
         self._traces = TraceSettings()
-        self._log = LogSettings(set_log)
+        self._ready = ready or repository.ready
+        self._log = LogSettings(levels)
         self._inference = Inference(repository, shared_memory, self._traces, response_delay)
         self._streams = stream.Streams(self._inference, max_stream_bytes)
 
@@ -63,7 +66,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._repository.ready())
+        return pb.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         wanted = version(request.version)

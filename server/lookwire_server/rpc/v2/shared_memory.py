@@ -9,7 +9,14 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookwire_server.errors import AlreadyExists, InvalidArgument, LookwireError, NotFound, Overloaded, Unimplemented
+from lookwire_server.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    SharedMemoryFailure,
+    Unimplemented,
+)
 from lookwire_server.rpc.v2.parameters import Place
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is on Linux
@@ -21,12 +28,6 @@ MAX_REGIONS = 1024
 MAX_NAME = 1024
 # Input bytes that requests in flight have copied out of shared memory, all together.
 MAX_COPIED_BYTES = 1 << 30
-
-
-class SharedMemoryFailure(LookwireError):
-    """A region that a client named cannot be opened, read or written as it was registered."""
-
-    reason = "SHARED_MEMORY_FAILURE"
 
 
 @dataclass(slots=True, eq=False)
