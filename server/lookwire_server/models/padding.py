@@ -44,9 +44,14 @@ class Padding:
 
     def length(self, inputs: Mapping[str, Tensor]) -> int:
         """The bucket of a request's padded axis; 1 where nothing is padded."""
+        if not self.inputs:
+            return 1
         return max((self.bucket(inputs[name].shape[1]) for name in self.inputs if name in inputs), default=1)
 
     def shape(self, inputs: Mapping[str, Tensor]) -> tuple[object, ...]:
         """What must be equal for requests to share a batch: the inputs' names, and their shapes less batch and free axes."""
+        if len(inputs) == 1 and not (self.inputs or self.ragged):
+            ((name, tensor),) = inputs.items()
+            return (name, *tensor.shape[1:])
         free = self.inputs | self.ragged
         return tuple((name, () if name in free else tensor.shape[1:]) for name, tensor in sorted(inputs.items()))

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
@@ -75,10 +76,6 @@ class Level:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.delayed)
 
-    def __iter__(self) -> Iterator[Pending]:
-        yield from self.waiting
-        yield from self.delayed
-
 
 class Queue:
     """The priority levels of a model, 1 the highest, and the bulk lane below them all; bounded by rows and bytes."""
@@ -101,10 +98,15 @@ class Queue:
             Level(config.default_queue_policy),
         ]
         self._bulk = self._levels[-1]
+        # All that wait, in the order in which they go, and in that where bulk work has its turn.
+        parts = [part for level in self._levels for part in (level.waiting, level.delayed)]
+        self._in_order = parts
+        self._bulk_first = parts[-2:] + parts[:-2]
         self._passed_over = 0
+        self._requests = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._levels))
+        return self._requests
 
     def add(self, pending: Pending) -> float:
         """Appends a request to its level and returns its longest wait in seconds, infinite if it has none.
@@ -131,6 +133,7 @@ class Queue:
                 max_rows=self.max_rows,
             )
         level.waiting[pending] = None
+        self._requests += 1
         self.rows[request.lane] += pending.rows
         self.nbytes += pending.nbytes
         wait = policy.timeout or inf
@@ -162,6 +165,7 @@ class Queue:
         for part in (level.waiting, level.delayed):
             if pending in part:
                 del part[pending]
+                self._requests -= 1
                 self.rows[pending.request.lane] -= pending.rows - pending.taken
                 self.nbytes -= pending.nbytes
                 return True
@@ -180,7 +184,7 @@ class Queue:
         late: list[Pending] = []
         rows = length = preferred = 0
         blocked = False
-        for pending in self._in_order():
+        for pending in chain(*(self._bulk_first if self._passed_over >= PATIENCE else self._in_order)):
             if pending.deadline <= now:
                 late.append(pending)
                 continue
@@ -220,16 +224,6 @@ class Queue:
             and not (self._max_tokens and rows * max(length, pending.length) > self._max_tokens)
         )
 
-    def _in_order(self) -> Iterator[Pending]:
-        """All that wait, in the order in which they go."""
-        if self._passed_over >= PATIENCE:
-            yield from self._bulk
-            for level in self._levels[:-1]:
-                yield from level
-        else:
-            for level in self._levels:
-                yield from level
-
     def _leave(self, chosen: list[tuple[Pending, int]]) -> list[Piece]:
         pieces = []
         for pending, size in chosen:
@@ -241,7 +235,7 @@ class Queue:
                 self.rows[pending.request.lane] -= size
                 pending.taken = piece.stop
             pieces.append(piece)
-        if self._bulk and not any(pending.request.lane is Lane.BULK for pending, _ in chosen):
+        if len(self._bulk) and not any(pending.request.lane is Lane.BULK for pending, _ in chosen):
             self._passed_over += 1
         else:
             self._passed_over = 0
@@ -249,7 +243,7 @@ class Queue:
 
     def drain(self) -> list[Pending]:
         """Removes and returns everything that waits."""
-        everything = list(self._in_order())
+        everything = list(chain(*self._in_order))
         for pending in everything:
             self.discard(pending)
         return everything

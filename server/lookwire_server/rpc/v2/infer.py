@@ -9,7 +9,7 @@ import structlog
 from tritonclient.grpc import service_pb2 as pb
 
 from lookwire_server.errors import InvalidArgument, QueueFull
-from lookwire_server.models.model import Request
+from lookwire_server.models.model import Request, Response
 from lookwire_server.models.repository import Repository
 from lookwire_server.rpc.v2 import inputs, outputs, parameters
 from lookwire_server.rpc.v2.shared_memory import SharedMemory, Uses
@@ -45,75 +45,63 @@ class Inference:
 
         Protobuf copies an entry of raw_input_contents at each access: whoever needs them takes them out once.
         """
+        started = time.perf_counter()
         uses = Uses(self._shared_memory)
+        unreached = None
         try:
-            return await self._infer(request, raw, deadline, uses)
-        except (InvalidArgument, QueueFull) as error:
-            message = f"[request id: {request.id[:MAX_QUOTED] or '<id_unknown>'}] {error.message}"
-            raise type(error)(message, field=error.field, **error.metadata) from error
+            model = unreached = self._repository.get(request.model_name, version(request.model_version))
+            config = model.config
+            options = parameters.options(request.parameters)
+            tensors = await inputs.read(request, raw, config, uses)
+            wanted = outputs.wanted(request, config, uses)
+            decoded = time.perf_counter()
+            unreached = None
+            response = await model.infer(
+                Request(
+                    tensors,
+                    deadline=deadline,
+                    id=request.id,
+                    priority=options.priority,
+                    timeout=options.timeout,
+                    outputs=tuple([output.name for output in wanted]) if wanted else (),
+                    parameters=options.custom,
+                )
+            )
+            answered = time.perf_counter()
+            reply = pb.ModelInferResponse(model_name=config.name, model_version=str(model.version), id=request.id)
+            if response.parameters:
+                parameters.fill(reply.parameters, response.parameters)
+            await outputs.fill(reply, config, response, wanted)
+            if self._traces.active and self._traces.sample(config.name):
+                trace(reply, response, started, decoded, answered)
+            if self._response_delay:
+                await asyncio.sleep(self._response_delay)
+            return reply
+        except BaseException as error:
+            if unreached is not None:  # what reaches its model, the model counts
+                unreached.statistics.failed(error, time.perf_counter() - started)
+            if isinstance(error, InvalidArgument | QueueFull):
+                message = f"[request id: {request.id[:MAX_QUOTED] or '<id_unknown>'}] {error.message}"
+                raise type(error)(message, field=error.field, **error.metadata) from error
+            raise
         finally:
             uses.release()
 
-    async def _infer(
-        self, request: pb.ModelInferRequest, raw: Sequence[bytes], deadline: float | None, uses: Uses
-    ) -> pb.ModelInferResponse:
-        started = time.perf_counter()
-        model = self._repository.get(request.model_name, version(request.model_version))
-        config = model.config
-        try:
-            options = parameters.options(request.parameters)
-            check_names(request)
-            tensors = await inputs.read(request, raw, config, uses)
-            wanted = outputs.wanted(request, config, uses)
-        except BaseException as error:  # what reaches the model, it counts itself
-            model.statistics.failed(error, time.perf_counter() - started)
-            raise
-        decoded = time.perf_counter()
-        response = await model.infer(
-            Request(
-                tensors,
-                deadline=deadline,
-                id=request.id,
-                priority=options.priority,
-                timeout=options.timeout,
-                outputs=tuple(output.name for output in wanted),
-                parameters=options.custom,
-            )
-        )
-        answered = time.perf_counter()
-        reply = pb.ModelInferResponse(model_name=config.name, model_version=str(model.version), id=request.id)
-        if response.parameters:
-            parameters.fill(reply.parameters, response.parameters)
-        await outputs.fill(reply, config, response, wanted)
-        if self._traces.active and self._traces.sample(config.name):
-            ended = time.perf_counter()
-            log.info(
-                "trace",
-                model=config.name,
-                version=model.version,
-                request=request.id[:MAX_QUOTED],
-                decode_us=micros(decoded - started),
-                queue_us=micros(response.queue_seconds),
-                infer_us=micros(response.infer_seconds),
-                encode_us=micros(ended - answered),
-                total_us=micros(ended - started),
-            )
-        if self._response_delay:
-            await asyncio.sleep(self._response_delay)
-        return reply
 
-
-def check_names(request: pb.ModelInferRequest) -> None:
-    """Refuses inputs and outputs that are named twice."""
-    for kind, tensors in (("input", request.inputs), ("output", request.outputs)):
-        if len(tensors) > 1:
-            seen: set[str] = set()
-            for tensor in tensors:
-                if tensor.name in seen:
-                    raise InvalidArgument(
-                        f"{kind} '{tensor.name}' already exists in request for model '{request.model_name}'"
-                    )
-                seen.add(tensor.name)
+def trace(reply: pb.ModelInferResponse, response: Response, started: float, decoded: float, answered: float) -> None:
+    """Logs how long each stage of a request took; the arguments are readings of time.perf_counter."""
+    ended = time.perf_counter()
+    log.info(
+        "trace",
+        model=reply.model_name,
+        version=reply.model_version,
+        request=reply.id[:MAX_QUOTED],
+        decode_us=micros(decoded - started),
+        queue_us=micros(response.queue_seconds),
+        infer_us=micros(response.infer_seconds),
+        encode_us=micros(ended - answered),
+        total_us=micros(ended - started),
+    )
 
 
 def version(text: str) -> int | None:

@@ -1,7 +1,7 @@
 """The inputs of a request, from wherever their data is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from tritonclient.grpc import service_pb2 as pb
@@ -26,11 +26,13 @@ async def read(
 
     Names, datatypes and sizes are right in themselves; whether the shapes fit the model is for the model to say.
     """
-    specs = {spec.name: spec for spec in config.inputs}
+    specs = config.specs
     inputs: dict[str, Tensor] = {}
     taken = one_by_one = 0
     for tensor in request.inputs:
         name = tensor.name
+        if name in inputs:
+            raise InvalidArgument(f"input '{name}' already exists in request for model '{config.name}'")
         shape = tuple(tensor.shape)
         check(config.name, name, tensor.datatype, shape, specs)
         count = prod(shape)
@@ -78,7 +80,7 @@ async def read(
     return inputs
 
 
-def check(model: str, name: str, datatype: str, shape: tuple[int, ...], specs: dict[str, TensorSpec]) -> None:
+def check(model: str, name: str, datatype: str, shape: tuple[int, ...], specs: Mapping[str, TensorSpec]) -> None:
     """Refuses an input that the model does not have, or of another datatype, or with a shape that none can have."""
     spec = specs.get(name)
     if spec is None:

@@ -32,8 +32,10 @@ def wanted(request: pb.ModelInferRequest, config: ModelConfig, uses: Uses) -> li
     if not request.outputs:
         return []
     names = {spec.name for spec in config.outputs}
-    outputs = []
+    outputs: list[Output] = []
     for tensor in request.outputs:
+        if any(tensor.name == output.name for output in outputs):
+            raise InvalidArgument(f"output '{tensor.name}' already exists in request for model '{config.name}'")
         if tensor.name not in names:
             raise InvalidArgument(
                 f"unexpected inference output '{tensor.name}' for model '{config.name}'; it has {', '.join(sorted(names))}"
