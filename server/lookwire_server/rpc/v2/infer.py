@@ -94,7 +94,7 @@ def trace(reply: pb.ModelInferResponse, response: Response, started: float, deco
     log.info(
         "trace",
         model=reply.model_name,
-        version=reply.model_version,
+        version=int(reply.model_version),
         request=reply.id[:MAX_QUOTED],
         decode_us=micros(decoded - started),
         queue_us=micros(response.queue_seconds),
