@@ -9,7 +9,12 @@ import uvloop
 from lookwire_server import log
 from lookwire_server.app import serve
 from lookwire_server.command_line import WrongCommandLine, parse
+from lookwire_server.encoding.backend import EncoderBackend
+from lookwire_server.encoding.images import ImageDecoder, ImageLimits
 from lookwire_server.errors import LookwireError
+from lookwire_server.models.backends.ensemble import EnsembleBackend
+from lookwire_server.models.backends.identity import IdentityBackend
+from lookwire_server.models.check import check_repository
 
 
 def main() -> None:
@@ -40,9 +45,19 @@ def check(arguments: list[str]) -> int:
         helping = arguments in (["--help"], ["-h"])
         print("usage: lookwire-server check REPOSITORY", file=sys.stdout if helping else sys.stderr)
         return 0 if helping else 2
-    from lookwire_server.models.check import check_repository
-
-    return check_repository(Path(arguments[0]))
+    settings = parse([]).settings
+    decoder = ImageDecoder(1, ImageLimits(settings.max_image_bytes, settings.max_image_pixels))
+    try:
+        return check_repository(
+            Path(arguments[0]),
+            {
+                "encoder": EncoderBackend(decoder, settings.max_text_bytes, settings.allow_ungated),
+                "ensemble": EnsembleBackend(),
+                "identity": IdentityBackend(),
+            },
+        )
+    finally:
+        decoder.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The whole server: what it is made of, in which order it starts, and in which order it stops."""
 
 import asyncio
-import gc
 import os
 import platform
 import sys
@@ -89,7 +88,6 @@ async def serve(settings: Settings, levels: Levels) -> None:
             decode_threads=settings.decode_threads,
             search_threads=settings.search_threads,
         )
-        leave_to_the_collector()
         print("READY", *(f"{name}={address}" for name, address in sorted(listening.items())), flush=True)
         await stop.wait()
         health.stop_serving()
@@ -161,16 +159,6 @@ async def start_http(settings: Settings, inference: InferenceServicer, metrics: 
             "--http-port, or none with --allow-http false"
         ) from error
     return server
-
-
-def leave_to_the_collector() -> None:
-    """Keeps the garbage collector off what was loaded so far, which lives as long as the server, and calls it less often.
-
-    With its defaults it walks all modules' objects every few thousand calls: a tenth of the time of a small call.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 async def stop_all(servers: list[Server | HttpServer], timeout: float) -> None:
