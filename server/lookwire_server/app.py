@@ -52,7 +52,7 @@ async def serve(settings: Settings, levels: Levels) -> None:
         )
         stack.callback(decoder.close)
         repository = model_repository(settings, decoder, metrics, stop)
-        stack.push_async_callback(repository.close)
+        stack.push_async_callback(close_models, repository, settings.exit_timeout_secs, stop)
         await repository.start()
         collections = await asyncio.to_thread(
             Collections.open,
@@ -159,6 +159,14 @@ async def start_http(settings: Settings, inference: InferenceServicer, metrics: 
             "--http-port, or none with --allow-http false"
         ) from error
     return server
+
+
+async def close_models(repository: Repository, timeout: float, stop: Stop) -> None:
+    """Closes the models; an execution that does not end within the timeout does not keep the process."""
+    try:
+        await asyncio.wait_for(repository.close(), timeout)
+    except TimeoutError:
+        stop.failures.append(f"models did not finish their work within --exit-timeout-secs {timeout:g}")
 
 
 async def stop_all(servers: list[Server | HttpServer], timeout: float) -> None:

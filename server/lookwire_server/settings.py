@@ -65,7 +65,7 @@ class Restriction:
 
 def separated(value: object) -> object:
     """The values in a variable's text, which semicolons separate; flags come as a list."""
-    return value.split(";") if isinstance(value, str) else value
+    return [part for part in value.split(";") if part] if isinstance(value, str) else value
 
 
 def backend_option(text: str) -> str:
@@ -104,7 +104,7 @@ LogFormat = Annotated[
 class Settings(BaseSettings):
     """The server's settings, frozen and checked; every field is a flag and a variable."""
 
-    model_config = SettingsConfigDict(env_prefix="LOOKWIRE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="LOOKWIRE_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     model_repository: Repeated[Path] = Field(
         (Path("model_repo"),), min_length=1, description="folder of models, in Triton's layout; may be repeated"

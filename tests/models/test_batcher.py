@@ -387,3 +387,58 @@ async def test_failed_piece_fails_its_request_once() -> None:
 
     assert len(session.shapes) == 1
     assert (served.statistics.fail.count, served.statistics.pending) == (1, 0)
+
+
+async def test_timeout_counts_the_wait_only() -> None:
+    """A request whose execution has begun is not ended by its queue timeout, however many pieces it has."""
+    session = Doubler()
+    policy = "default_queue_policy { default_timeout_microseconds: 30000 }"
+    async with batcher(session, batching=policy) as served:
+        session.gate.clear()
+        asking = asyncio.create_task(served.infer(request(*([value] for value in range(20)))))
+        await asyncio.sleep(0.08)
+        session.gate.set()
+        answer = await asking
+
+    assert len(answer.outputs["y"]) == 20
+
+
+async def test_wrong_answer_to_one_costs_the_others_nothing() -> None:
+    """When the pieces of one request do not fit together, that request fails and its neighbours in a batch do not."""
+    session = Doubler()
+    widths = iter([2, 1])
+    session.answer = lambda x: np.zeros((len(x), next(widths)), np.int32)
+    async with batcher(session, hold=2) as served:
+        wrong = asyncio.create_task(served.infer(request(*([value] for value in range(9)))))
+        right = asyncio.create_task(served.infer(request([1])))
+        with pytest.raises(ModelFailure):
+            await wrong
+        answer = await right
+
+    assert answer.outputs["y"].shape == (1, 1)
+
+
+async def test_rejection_does_not_wait_for_the_order() -> None:
+    """With preserve_ordering a request that is rejected unexecuted is told at once."""
+    session = Doubler()
+    policy = "preserve_ordering: true default_queue_policy { default_timeout_microseconds: 30000 }"
+    async with batcher(session, batching=policy) as served:
+        session.gate.clear()
+        first = asyncio.create_task(served.infer(request([1])))
+        await asyncio.sleep(0.01)
+        with pytest.raises(QueueTimeout):
+            await asyncio.wait_for(served.infer(request([2])), 1)
+        session.gate.set()
+        await first
+
+
+async def test_instance_that_dies_idle_does_not_hold_up_the_close() -> None:
+    """A thread that ends while it has no work is noticed, and the batcher can still be closed."""
+    config = from_message(text_format.Parse(CONFIG % "", model_config_pb2.ModelConfig()))
+    failures: list[str] = []
+    served = Batcher(config, 1, [StackedSession(config, Doubler().run)], Metrics(), failures.append)
+    served._died(served._instances[0], SystemExit())
+
+    await asyncio.wait_for(served.close(), 1)
+
+    assert len(failures) == 1

@@ -1,11 +1,11 @@
 """The dynamic batcher: it makes one execution of what waits while the model is busy."""
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
 
 import numpy as np
 import structlog
@@ -14,7 +14,7 @@ from lookwire_server.errors import DeadlineExceeded, LookwireError, ModelFailure
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.instance import Instance
-from lookwire_server.models.model import Request, Response, Tensor, check
+from lookwire_server.models.model import Request, Response, check
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.queue import Pending, Piece, Queue
 from lookwire_server.models.session import Execution, Session
@@ -110,8 +110,8 @@ class Batcher:
         except QueueFull:
             self._rejected["queue_full"].inc()
             raise
-        if wait < inf:
-            pending.timer = self._loop.call_later(wait, self._expired, pending)
+        if wait < math.inf:
+            pending.timer = self._loop.call_later(late(wait), self._expired, pending)
         self.statistics.pending += 1
         if self._in_order is not None:
             self._in_order.append(pending)
@@ -127,15 +127,15 @@ class Batcher:
         self._hold = 0
         while self._idle and len(self._queue):
             now = time.monotonic()
-            pieces, late, wait = self._queue.take(now, at_once=self._closing)
-            for pending in late:
+            pieces, expired, wait = self._queue.take(now, at_once=self._closing)
+            for pending in expired:
                 self._left(pending)
                 self._rejected["deadline"].inc()
                 self._answer(pending, DeadlineExceeded("the deadline passed while the request waited in the queue"))
             if pieces:
                 self._execute(self._idle.pop(), pieces, now)
-            elif wait < inf:
-                self._timer = self._loop.call_later(wait, self._dispatch)
+            elif wait < math.inf:
+                self._timer = self._loop.call_later(late(wait), self._dispatch)
                 break
         if self._closing and len(self._idle) == len(self._instances):
             self._drained.set()
@@ -144,6 +144,7 @@ class Batcher:
         for piece in pieces:
             if piece.start == 0:
                 piece.pending.began = now
+                self._disarm(piece.pending)
             if piece.stop == piece.pending.rows:
                 self._left(piece.pending)
         self._running[instance] = pieces
@@ -153,22 +154,24 @@ class Batcher:
         """Answers the requests of a batch, and gives the instance the next one."""
         pieces = self._running.pop(instance)
         self._idle.append(instance)
+        failure = ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
         try:
             if isinstance(outcome, Exception):
                 raise outcome
             if len(outcome.answers) != len(pieces):
                 raise RuntimeError(f"{len(outcome.answers)} answers to {len(pieces)} requests")
             self._count(pieces, outcome)
-            for piece, parameters in zip(pieces, outcome.parameters or (), strict=False):
-                if parameters:
-                    piece.pending.parameters = {**(piece.pending.parameters or {}), **parameters}
-            for piece, answer in zip(pieces, outcome.answers, strict=True):
-                self._collect(piece, answer, outcome.input_seconds + outcome.infer_seconds + outcome.output_seconds)
         except Exception:
             log.exception("model execution failed", model=self.config.name, version=self.version, requests=len(pieces))
-            failure = ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
             for piece in pieces:
                 self._fail(piece.pending, failure)
+        else:
+            for number, piece in enumerate(pieces):
+                try:
+                    self._collect(piece, outcome, number)
+                except Exception:
+                    log.exception("a model answers wrongly", model=self.config.name, version=self.version)
+                    self._fail(piece.pending, failure)
         self._dispatch()
 
     def _count(self, pieces: list[Piece], execution: Execution) -> None:
@@ -186,24 +189,26 @@ class Batcher:
             self.statistics.queue.add(waited)
             self._queue_seconds.observe(waited)
 
-    def _collect(self, piece: Piece, answer: Mapping[str, Tensor] | LookwireError, seconds: float) -> None:
+    def _collect(self, piece: Piece, execution: Execution, number: int) -> None:
         """Keeps the answer of one piece; the request is answered when all its rows are, or when a piece failed."""
-        pending = piece.pending
+        pending, answer = piece.pending, execution.answers[number]
         if isinstance(answer, LookwireError):
             self._fail(pending, answer)
             return
+        if execution.parameters and (parameters := execution.parameters[number]):
+            pending.parameters = {**(pending.parameters or {}), **parameters}
+        seconds = execution.input_seconds + execution.infer_seconds + execution.output_seconds
         pending.infer_seconds = max(pending.infer_seconds, seconds)
         pending.answers[piece.start] = answer
         pending.answered += piece.stop - piece.start
         if pending.answered < pending.rows:
             return
-        parts = [part for _, part in sorted(pending.answers.items())]
-        outputs = (
-            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
-        self._answer(
-            pending, Response(outputs, pending.began - pending.enqueued, pending.infer_seconds, pending.parameters)
-        )
+        outputs = answer
+        if len(pending.answers) > 1:
+            parts = [part for _, part in sorted(pending.answers.items())]
+            outputs = {name: np.concatenate([part[name] for part in parts]) for name in answer}
+        waited = pending.began - pending.enqueued
+        self._answer(pending, Response(outputs, waited, pending.infer_seconds, pending.parameters))
 
     def _fail(self, pending: Pending, error: LookwireError) -> None:
         """Ends a request with an error; rows of it that still wait are not executed."""
@@ -212,17 +217,23 @@ class Batcher:
         self._answer(pending, error)
 
     def _answer(self, pending: Pending, outcome: Response | LookwireError) -> None:
-        """Ends a request; with preserve_ordering not before all that came earlier have ended."""
+        """Ends a request; with preserve_ordering one that was executed not before all that came earlier have ended."""
         pending.outcome = outcome
         if self._in_order is None:
             settle(pending)
             return
+        if not pending.began:
+            settle(pending)
         while self._in_order and self._in_order[0].outcome is not None:
             settle(self._in_order.popleft())
 
     def _left(self, pending: Pending) -> None:
         """A request has left the queue."""
         self.statistics.pending -= 1
+        self._disarm(pending)
+
+    def _disarm(self, pending: Pending) -> None:
+        """Its wait can no longer be too long."""
         if pending.timer is not None:
             pending.timer.cancel()
             pending.timer = None
@@ -253,6 +264,8 @@ class Batcher:
         for piece in self._running.pop(instance, []):
             self._answer(piece.pending, stopping)
         self._instances.remove(instance)
+        if instance in self._idle:
+            self._idle.remove(instance)
         for pending in self._queue.drain():
             self._left(pending)
             self._rejected["shutdown"].inc()
@@ -266,6 +279,11 @@ class Batcher:
         self._dispatch()
         await self._drained.wait()
         await asyncio.gather(*(instance.close() for instance in self._instances))
+
+
+def late(seconds: float) -> float:
+    """Whole milliseconds, rounded up: the clock of uvloop counts in these and rounds to the nearest, which may be too early."""
+    return math.ceil(seconds * 1e3) / 1e3
 
 
 def settle(pending: Pending) -> None:

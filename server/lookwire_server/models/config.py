@@ -197,7 +197,7 @@ def from_message(
     fill_instances(message, backend, wrong)
     batching = message.dynamic_batching
     dynamic = message.HasField("dynamic_batching") and message.max_batch_size > 0
-    if dynamic:
+    if message.HasField("dynamic_batching"):
         check_batching(message, wrong)
     for declared in (message.input, message.output):
         names = [tensor.name for tensor in declared]
@@ -328,9 +328,9 @@ def check_batching(message: model_config_pb2.ModelConfig, wrong: Complaint) -> N
     """Checks dynamic_batching, and fills in the preferred size and the default priority."""
     batching = message.dynamic_batching
     for size in batching.preferred_batch_size:
-        if not 1 <= size <= message.max_batch_size:
+        if not 1 <= size <= max(1, message.max_batch_size):
             raise wrong(f"preferred_batch_size {size} is not within 1 and max_batch_size, {message.max_batch_size}")
-    if not batching.preferred_batch_size:
+    if not batching.preferred_batch_size and message.max_batch_size:
         batching.preferred_batch_size.append(message.max_batch_size)
     levels, default = batching.priority_levels, batching.default_priority_level
     if levels > MAX_PRIORITY_LEVELS:

@@ -151,6 +151,8 @@ class Lifecycle:
         self._swap(managed, {})
         self._release(managed)
         await self._follow(managed.name)
+        if dependents and needed:
+            await self._retired.finished(managed)  # its requests go on to the models that it needs
         for name in sorted(needed) if dependents else ():
             if not any(name in other.needed() for other in self._managed.values()):
                 await self._unload(await self._acquire(name), dependents)

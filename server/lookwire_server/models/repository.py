@@ -138,13 +138,17 @@ class Repository:
         """Whether all that was to be loaded at the start, or has been loaded since and was not unloaded, answers."""
         return self._started and self._served.ready()
 
-    def index(self) -> list[ModelState]:
-        """A row for each version that is or was served, and for each model on disk that never was."""
+    def folders(self) -> dict[str, int]:
+        """The models on disk, and in how many folders each is; it reads the disk, and may be called from any thread."""
         try:
-            return self._served.index(names(self._roots))
+            return names(self._roots)
         except OSError as error:
             log.warning("the model repository cannot be read", error=str(error))
-            return self._served.index({})
+            return {}
+
+    def index(self, folders: Mapping[str, int] | None = None) -> list[ModelState]:
+        """A row for each version that is or was served, and for each model of `folders`, by default those on disk now."""
+        return self._served.index(self.folders() if folders is None else folders)
 
     def directory(self, name: str) -> Path:
         """The folder that the loaded versions of a model are from."""
@@ -190,7 +194,7 @@ class Repository:
     async def unload_model(self, name: str, *, dependents: bool = False) -> None:
         """Unloads a model, with `dependents` also those it needs that no other model needs; an unknown name is ignored.
 
-        Returns when it is no longer served; requests that it has are answered.
+        Returns when it is no longer served, with `dependents` when its requests are answered; without, they still are.
         """
         self._check_explicit()
         await self._lifecycle.unload(name, dependents=dependents)

@@ -23,7 +23,7 @@ class Retired:
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self._in_use: dict[Loaded, Managed] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], Managed] = {}
         self._hurry = asyncio.Event()
         self._users: Counter[Path] = Counter()
 
@@ -58,8 +58,8 @@ class Retired:
             return
         managed = self._in_use.pop(loaded)
         task = asyncio.create_task(self._close(managed, loaded), name=f"close-{managed.name}-{loaded.model.version}")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = managed
+        task.add_done_callback(self._closing.pop)
 
     async def _close(self, managed: Managed, loaded: Loaded) -> None:
         version = loaded.model.version
@@ -74,6 +74,11 @@ class Retired:
         managed.closing[version] -= 1
         log.info("model unloaded", model=managed.name, version=version)
         self._on_change()
+
+    async def finished(self, managed: Managed) -> None:
+        """Waits until the versions of a model that are being closed have finished their work."""
+        if tasks := [task for task, closing in self._closing.items() if closing is managed]:
+            await asyncio.wait(tasks)
 
     async def closed(self) -> None:
         """Waits, from now on without a pause for late callers, until all that no version uses are closed."""

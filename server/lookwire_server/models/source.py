@@ -98,10 +98,14 @@ def find(roots: Sequence[Path], name: str) -> Source | None:
 
 def scan_all(roots: Sequence[Path]) -> dict[str, Source | None]:
     """All models below the roots; None for one that several have. OSError if a folder cannot be read."""
-    return {
-        name: scan(next(root / name for root in roots if is_model(root / name))) if roots_with == 1 else None
-        for name, roots_with in names(roots).items()
-    }
+    found: dict[str, Source | None] = {}
+    for name, roots_with in names(roots).items():
+        folders = [root / name for root in roots if is_model(root / name)]
+        if roots_with > 1:
+            found[name] = None
+        elif folders:  # it may have gone since it was listed
+            found[name] = scan(folders[0])
+    return found
 
 
 def scan(directory: Path, *, temporary: bool = False) -> Source:

@@ -1,8 +1,14 @@
 """What a model version has done since it was loaded, counted as Triton's ModelStatistics counts."""
 
+import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+
+from lookwire_server.errors import LookwireError
+
+# Batch sizes that are told apart.
+MAX_SIZES = 4096
 
 
 @dataclass(slots=True)
@@ -32,7 +38,7 @@ class Statistics:
 
     `inference_count` counts rows and `execution_count` counts executions, so their ratio is the mean batch size. The compute
     durations count requests: each request of a batch adds the whole batch's time. `pending` is the number of requests that
-    wait now. `failures` counts what `fail` counts, by reason: a LookwireError's, or CANCELLED.
+    wait now. `failures` counts what `fail` counts, by reason: a LookwireError's, CANCELLED, or OTHER.
     """
 
     last_inference_ms: int = 0
@@ -53,7 +59,11 @@ class Statistics:
     def failed(self, error: BaseException, seconds: float) -> None:
         """Counts a request that ended with `error` after `seconds`."""
         self.fail.add(seconds)
-        self.failures[getattr(error, "reason", "CANCELLED")] += 1
+        if isinstance(error, LookwireError):
+            reason = error.reason
+        else:
+            reason = "CANCELLED" if isinstance(error, asyncio.CancelledError) else "OTHER"
+        self.failures[reason] += 1
 
     def executed(self, rows: int, requests: int, input: float, infer: float, output: float) -> None:
         """Counts one execution of `rows` rows for `requests` requests; durations in seconds."""
@@ -65,6 +75,8 @@ class Statistics:
         self.compute_output.add(output, requests)
         batch = self.batches.get(rows)
         if batch is None:
+            if len(self.batches) >= MAX_SIZES:  # only where rows are not bounded by a batch
+                return
             batch = self.batches[rows] = BatchDuration()
         batch.input.add(input)
         batch.infer.add(infer)

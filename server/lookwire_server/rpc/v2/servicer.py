@@ -1,5 +1,6 @@
 """The methods of inference.GRPCInferenceService, for gRPC and for HTTP alike."""
 
+import asyncio
 from collections.abc import AsyncIterable, Callable
 
 from tritonclient.grpc import service_pb2 as pb
@@ -108,7 +109,8 @@ class InferenceServicer:
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         check_repository(request.repository_name)
-        return describe.index(self._repository.index(), ready=request.ready)
+        folders = await asyncio.to_thread(self._repository.folders)
+        return describe.index(self._repository.index(folders), ready=request.ready)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, call: Call
