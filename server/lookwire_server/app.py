@@ -63,7 +63,7 @@ async def serve(settings: Settings, levels: Levels) -> None:
         )
         stack.push_async_callback(asyncio.to_thread, collections.close)
         health = HealthServicer(repository, SERVICES, strict=settings.strict_readiness)
-        inference = inference_servicer(settings, repository, health, levels)
+        inference = inference_servicer(settings, repository, health, levels, metrics)
         if settings.allow_metrics:
             triton = TritonMetrics(repository, cached=settings.cache_bytes > 0)
             scrapes = MetricsServer(settings.metrics_address, settings.metrics_port, metrics.registry, triton.text)
@@ -125,7 +125,7 @@ def model_repository(settings: Settings, decoder: ImageDecoder, metrics: Metrics
 
 
 def inference_servicer(
-    settings: Settings, repository: Repository, health: HealthServicer, levels: Levels
+    settings: Settings, repository: Repository, health: HealthServicer, levels: Levels, metrics: Metrics
 ) -> InferenceServicer:
     """The V2 protocol, which gRPC and HTTP share."""
     return InferenceServicer(
@@ -136,6 +136,7 @@ def inference_servicer(
         ready=health.ready,
         levels=levels,
         max_stream_bytes=settings.max_inflight_bytes,
+        metrics=metrics,
     )
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,132 @@ async def test_faults_are_not_told(tmp_path: Path, line: str) -> None:
         with pytest.raises(ModelFailure, match=r"^model 'm' failed; the cause is in the server's log$"):
             await ask(repository, "m", x=[[0]])
         assert (await ask(repository, "m", x=[[1]]))["y"].tolist() == [[1]]
+
+
+async def test_model_may_use_its_output_memory_again(tmp_path: Path) -> None:
+    """Each caller gets its own answer from a model that writes all of them into the same array."""
+    source = (
+        HEAD
+        + """
+    def initialize(self, args):
+        self.y = np.zeros((1, 1), np.float32)
+        self.text = np.zeros((1, 1), object)
+
+    def execute(self, requests):
+        (request,) = requests
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        np.multiply(x, 2, out=self.y)
+        self.text[0, 0] = b"%d" % x[0, 0]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", self.y), pb_utils.Tensor("text", self.text)])]
+"""
+    )
+    write(tmp_path, "m", CONFIG % "" + 'output [{ name: "text" data_type: TYPE_STRING dims: [1] }]', model=source)
+    async with serving(tmp_path) as repository:
+        answers = await asyncio.gather(*(ask(repository, "m", x=[[value]]) for value in range(10)))
+
+    assert [answer["y"].item() for answer in answers] == [2 * value for value in range(10)]
+    assert [answer["text"].item() for answer in answers] == [b"%d" % value for value in range(10)]
+
+
+CANCELLED = """
+        task = asyncio.ensure_future(asyncio.sleep(9))
+        task.cancel()
+        await task
+"""
+
+
+async def test_execute_that_is_cancelled(tmp_path: Path) -> None:
+    """A coroutine that ends with its own cancellation fails its batch, and the model goes on serving."""
+    source = "import asyncio\n" + HEAD + "    async def execute(self, requests):" + CANCELLED
+    write(tmp_path, "m", CONFIG % "", model=source)
+    async with serving(tmp_path) as repository:
+        for _ in range(2):
+            with pytest.raises(ModelFailure, match=r"^model 'm' failed; the cause is in the server's log$"):
+                await ask(repository, "m", x=[[0]])
+
+
+async def test_initialize_that_is_cancelled(tmp_path: Path) -> None:
+    """A model whose initialize ends with a cancellation is not loaded, and the error says where it was."""
+    source = "import asyncio\n" + DOUBLE
+    source += (
+        "    async def prepare(self):"
+        + CANCELLED
+        + "    def initialize(self, args):\n        asyncio.run(self.prepare())\n"
+    )
+    write(tmp_path, "m", CONFIG % "", model=source)
+
+    assert re.search(r"model.py:\d+: CancelledError", await refusal(tmp_path))
+
+
+@pytest.mark.parametrize("fault", ["RuntimeError('too late')", "SystemExit(3)", "asyncio.CancelledError"])
+async def test_finalize_that_fails(tmp_path: Path, fault: str) -> None:
+    """Whatever finalize ends with is logged, and the model is unloaded in order."""
+    source = f"import asyncio\n{DOUBLE}    def finalize(self):\n        raise {fault}\n"
+    before = set(sys.modules)
+    write(tmp_path, "m", CONFIG % "", model=source)
+    async with serving(tmp_path) as repository:
+        assert (await ask(repository, "m", x=[[1]]))["y"].tolist() == [[2]]
+
+    assert not {name for name in set(sys.modules) - before if name.startswith("lookwire_python_model_")}
+
+
+async def test_finalize_calls_another_model(tmp_path: Path) -> None:
+    """A finalize may ask other models, though the deadline of the last batch has passed."""
+    source = (
+        "from pathlib import Path\n"
+        + DOUBLE
+        + """
+    def finalize(self):
+        asked = pb_utils.InferenceRequest("double", ["y"], [pb_utils.Tensor("x", np.ones((1, 1), np.float32))])
+        answer = asked.exec()
+        told = str(answer.error()) if answer.has_error() else str(answer.output_tensors()[0].as_numpy().item())
+        Path(__file__).with_name("told").write_text(told)
+"""
+    )
+    write(tmp_path, "double", CONFIG % "", model=DOUBLE)
+    folder = write(tmp_path, "m", CONFIG % "", model=source)
+    async with serving(tmp_path, mode=ControlMode.EXPLICIT) as repository:
+        await repository.load_model("double")
+        await repository.load_model("m")
+        deadline = time.monotonic() + 0.3
+        await repository.get("m").infer(Request({"x": np.ones((1, 1), np.float32)}, deadline=deadline))
+        await asyncio.sleep(deadline - time.monotonic())
+        await repository.unload_model("m")
+        told = folder / "1" / "told"
+        async with asyncio.timeout(10):
+            while not (told.exists() and told.read_text()):
+                await asyncio.sleep(0.01)
+
+    assert told.read_text() == "2.0"
+
+
+async def test_slow_loads_leave_threads_to_requests(tmp_path: Path) -> None:
+    """However many models initialize slowly, the event loop's own threads are free."""
+    source = (
+        "import time\nfrom pathlib import Path\n"
+        + DOUBLE
+        + """
+    def initialize(self, args):
+        place = Path(__file__)
+        place.with_name("began").touch()
+        end = time.monotonic() + 10
+        while not place.with_name("go").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+"""
+    )
+    folders = [write(tmp_path, f"m{number}", CONFIG % "", model=source) / "1" for number in range(4)]
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    async with serving(tmp_path, mode=ControlMode.EXPLICIT) as repository:
+        loads = [asyncio.create_task(repository.load_model(folder.parent.name)) for folder in folders]
+        try:
+            async with asyncio.timeout(5):
+                while sum((folder / "began").exists() for folder in folders) < 2:
+                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(int)
+        finally:
+            for folder in folders:
+                (folder / "go").touch()
+            await asyncio.gather(*loads)
 
 
 async def test_wrong_number_of_responses(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lookwire_server.errors import InvalidArgument, ModelFailure
-from lookwire_server.models import config_file
+from lookwire_server.models import config_file, warmup
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Request
 from lookwire_server.models.session import Execution
@@ -176,6 +176,38 @@ def test_rehearsal_without_samples(tmp_path: Path) -> None:
     assert session.requests[1].inputs["INPUT1"].tolist() == [[b"", b""]] * 4
 
     rehearse(config, [Recorder(RuntimeError("broken"))])
+
+
+def test_rehearsal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest batch has no more rows than fit into the largest tensor; without room for one, none is executed."""
+    config, _ = read(tmp_path, "", rows=100)
+    session = Recorder()
+    monkeypatch.setattr(warmup, "MAX_ELEMENTS", 11)  # a row of INPUT2 has 3
+
+    rehearse(config, [session])
+
+    assert [request.inputs["INPUT2"].shape for request in session.requests] == [(1, 3), (3, 3)]
+
+    monkeypatch.setattr(warmup, "MAX_ELEMENTS", 2)
+    session.requests.clear()
+    rehearse(config, [session])
+
+    assert session.requests == []
+
+
+def test_rehearsal_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that there is no memory for is not executed, and the model is served all the same."""
+    config, _ = read(tmp_path, "")
+    session = Recorder()
+
+    def refuse(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(warmup, "zeros", refuse)
+
+    rehearse(config, [session])
+
+    assert session.requests == []
 
 
 async def test_warm_up_is_before_ready_and_is_not_counted(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def stub(channel: grpc.Channel) -> Any:
 def others_are_served(server: LocalServer) -> Iterator[None]:
     """Asks every 20 ms, on a connection of its own, whether the server lives and for a small inference.
 
-    None may fail or take more than 3 seconds, half of them no more than 0.3.
+    None may fail or take more than 4 seconds, half of them no more than 0.5 (the caller shares its process with the sender).
     """
     seconds: list[float] = []
     failures: list[grpc.RpcError] = []
@@ -86,8 +86,8 @@ def others_are_served(server: LocalServer) -> Iterator[None]:
         done.set()
         thread.join()
     assert not failures
-    assert statistics.median(seconds) < 0.3
-    assert max(seconds) < 3
+    assert statistics.median(seconds) < 0.5
+    assert max(seconds) < 4
 
 
 def resident(server: LocalServer, measure: str = "VmRSS") -> int:
@@ -133,6 +133,7 @@ WRONG_CONFIGS = {
     "an unknown field": (json.dumps({"f" * MIB: 1}), ["the config is no ModelConfig in JSON", "has no field named"]),
     "an unknown backend": (json.dumps(CONFIG | {"backend": "x" * MIB}), ["is not one of encoder, ensemble, identity"]),
     "a parameter's value": (with_parameters(execute_delay_ms="9" * MIB), ["must be a number, 0 or more"]),
+    "instances": (json.dumps(CONFIG | {"instance_group": [{"count": 2**31 - 1}]}), ["at most 1024 are served"]),
     "deep arrays": ("[" * 100_000, ["the config is no ModelConfig in JSON", "recursion depth"]),
     "deep objects": ('{"a":' * 100_000, ["the config is no ModelConfig in JSON", "recursion depth"]),
     "a deep field": ('{"input": ' + "[" * 100_000 + "]" * 100_000 + "}", ["the config is no ModelConfig in JSON"]),

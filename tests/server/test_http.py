@@ -3,16 +3,20 @@
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, shared_memory
 
 from lookwire.local import LocalServer
-from tests.server.test_http_server import request, write_identity
+from lookwire_server.rpc.http import infer, routes
+from lookwire_server.rpc.http.threads import SMALL
+from tests.server.test_http_server import request, serving, write_identity
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -265,3 +269,27 @@ def test_large_json_does_not_hold_up_others(client: Any, port: int) -> None:
         meanwhile += 1
     assert answers == [200]
     assert meanwhile >= 10
+
+
+def test_large_text_is_put_into_json_in_a_thread() -> None:
+    """A reply of few but long elements counts by its bytes, so that the event loop is not held up by it."""
+    reply = pb.ModelInferResponse(raw_output_contents=[bytes(SMALL), bytes(SMALL)])
+    for name in ("a", "b"):
+        reply.outputs.add(name=name, datatype="BYTES", shape=[1])
+    assert infer.json_size(reply, infer.InferCall(pb.ModelInferRequest(), {"a": True})) == SMALL
+
+
+def test_a_large_model_file_is_decoded_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base64 of an uploaded file is not read on the event loop."""
+    threads: list[str] = []
+
+    def from_base64(text: str, where: str) -> bytes:
+        threads.append(threading.current_thread().name)
+        return b""
+
+    monkeypatch.setattr(routes, "from_base64", from_base64)
+    body = json.dumps({"parameters": {"config": "{}", "file:1/x": "A" * 2 * SMALL}})
+    write_identity(tmp_path, "floats", ("x", "FP32", -1))
+    with serving(tmp_path) as port:
+        request(port, "POST", "/v2/repository/models/floats/load", body)
+    assert [name.startswith("http") for name in threads] == [True]

@@ -97,6 +97,7 @@ def test_a_wrong_body_is_400_and_says_where(port: int, body: Any, words: str) ->
         (8, "9999", "must be 0 to"),
         (8, "-1", "must be 0 to"),
         (8, "1" * 50, "must be 0 to"),
+        (8, "0" * 20 + "9" * 5000, "must be 0 to"),
         (8, "10", "failed to parse"),
         (12, None, "'inputs[0].parameters.binary_data_size' is 12, but 8 bytes"),
         (-1, None, "'inputs[0].parameters.binary_data_size' is -1"),
@@ -141,6 +142,12 @@ def test_a_body_that_stops_arriving_is_504(port: int, monkeypatch: pytest.Monkey
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert answer.startswith(b"HTTP/1.1 504")
     assert b"nothing of the request's body arrived" in answer
+
+
+def test_a_content_length_of_many_zeros_is_its_value(port: int) -> None:
+    """Leading zeros of a Content-Length change nothing, however many they are."""
+    length = f"{len(one_input()):05000}"
+    assert infer(port, one_input(), Content_Length=length)[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Field by field the meaning is Triton's (`model_config.proto`); a field that is
 unknown is an error, one that is known and has no effect here is a warning.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -84,7 +85,8 @@ class ModelConfig:
     """What the server needs of a ModelConfig; `message` is the whole of it, with defaults filled in.
 
     `max_batch_size` 0 means that the model has no batch dimension. `specs` are the inputs by name. Priority levels run from
-    1, the highest, to `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds.
+    1, the highest, to `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds. `scattered` are the
+    outputs that are handed out in the shapes of a ragged input, each with that input's name.
     """
 
     name: str
@@ -93,6 +95,7 @@ class ModelConfig:
     inputs: tuple[TensorSpec, ...]
     specs: Mapping[str, TensorSpec]
     outputs: tuple[TensorSpec, ...]
+    scattered: Mapping[str, str]
     instances: int
     gpu: bool
     dynamic_batching: bool
@@ -200,8 +203,8 @@ def from_message(
     if message.HasField("dynamic_batching"):
         check_batching(message, wrong)
     for declared in (message.input, message.output):
-        names = [tensor.name for tensor in declared]
-        if repeated := [name for name in names if names.count(name) > 1]:
+        repeated = [name for name, times in Counter(tensor.name for tensor in declared).items() if times > 1]
+        if repeated:
             raise wrong(f"tensor '{repeated[0]}' is declared twice")
     inputs = tuple(
         TensorSpec(
@@ -230,6 +233,7 @@ def from_message(
             )
             for tensor in message.output
         ),
+        scattered=scattered(message, wrong),
         instances=sum(group.count for group in message.instance_group) or 1,
         gpu=any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group),
         dynamic_batching=dynamic,
@@ -282,6 +286,26 @@ def check_support(message: model_config_pb2.ModelConfig, wrong: Complaint) -> No
             raise wrong("batch_output is served with kind BATCH_SCATTER_WITH_INPUT_SHAPE only")
 
 
+def scattered(message: model_config_pb2.ModelConfig, wrong: Complaint) -> dict[str, str]:
+    """The outputs that batch_output names, each with the ragged input whose shapes it takes."""
+    outputs = {tensor.name for tensor in message.output}
+    ragged = {tensor.name for tensor in message.input if tensor.allow_ragged_batch}
+    sources: dict[str, str] = {}
+    for entry in message.batch_output:
+        if len(entry.source_input) != 1:
+            raise wrong(f"batch_output must have one source_input, got {list(entry.source_input)}")
+        source = entry.source_input[0]
+        if source not in ragged:
+            raise wrong(f"batch_output: source_input '{source}' is not an input with allow_ragged_batch")
+        for target in entry.target_name:
+            if outputs and target not in outputs:  # a config without outputs gets those of the model later
+                raise wrong(f"batch_output: target_name '{target}' is not an output")
+            if target in sources:
+                raise wrong(f"batch_output: target_name '{target}' is named twice")
+            sources[target] = source
+    return sources
+
+
 def warnings(message: model_config_pb2.ModelConfig) -> list[str]:
     """What the configuration asks for that has no effect here, a sentence each."""
     optimization = message.optimization
@@ -315,10 +339,13 @@ def fill_instances(message: model_config_pb2.ModelConfig, backend: str, wrong: C
         return
     if not message.instance_group:
         message.instance_group.add(name=f"{message.name}_0", kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    total = 0
     for number, group in enumerate(message.instance_group):
         if group.count < 0:
             raise wrong(f"instance_group.count must be 1 or more, got {group.count}")
         group.count = group.count or 1
+        if (total := total + group.count) > MAX_INSTANCES:
+            raise wrong(f"instance_group has {total} instances or more, at most {MAX_INSTANCES} are served")
         group.name = group.name or f"{message.name}_{number}"
         if group.kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO:
             group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
@@ -347,6 +374,8 @@ def check_batching(message: model_config_pb2.ModelConfig, wrong: Complaint) -> N
             raise wrong("preserve_ordering and timeout_action DELAY contradict each other")
 
 
+# Each instance is a thread of its own.
+MAX_INSTANCES = 1024
 # Each level is a queue of its own.
 MAX_PRIORITY_LEVELS = 1000
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+# Characters of a cause that are kept, for the index holds it.
+MAX_CAUSE = 2048
+
+
 class Backend(Protocol):
     """Makes served models of one kind of file."""
 
@@ -34,6 +38,8 @@ class LoadRefused(InvalidArgument):
     """A model, or with `version` a version of it, that cannot be loaded; `cause` says why without naming it again."""
 
     def __init__(self, model: str, version: int | None, cause: str) -> None:
+        if len(cause) > MAX_CAUSE:  # it may quote the config; what was expected stands at its end
+            cause = f"{cause[: MAX_CAUSE // 2]} ... {cause[-MAX_CAUSE // 2 :]}"
         # Clients match on these words.
         place = f"version {version} is at UNAVAILABLE state: " if version is not None else ""
         super().__init__(f"failed to load '{model}', load failed for model '{model}': {place}{cause}", model=model)

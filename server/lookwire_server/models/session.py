@@ -47,8 +47,8 @@ class StackedSession:
     """Stacks the rows of all requests, calls `run` once on whole tensors, and hands each request its rows.
 
     Padded inputs are filled to the longest of the batch, and outputs of that length are cut back. Ragged inputs are joined
-    end to end in one dimension; an output that as many elements make up is handed out in their shapes. Tensors with a
-    `reshape` in the config go in and come out reshaped.
+    end to end in one dimension; outputs that the config scatters come out so, and each request gets its elements in the
+    shape of its input. Tensors with a `reshape` in the config go in and come out reshaped.
     """
 
     def __init__(self, config: ModelConfig, run: Run) -> None:
@@ -57,7 +57,8 @@ class StackedSession:
         self._run = run
         self._in_shape = {spec.name: spec.reshape for spec in config.inputs if spec.reshape is not None}
         self._out_shape = {spec.name: spec.dims for spec in config.outputs if spec.reshape is not None}
-        self._sized_by_length = {spec.name for spec in config.outputs if spec.dims[0] == -1}
+        self._scattered = config.scattered
+        self._sized_by_length = {spec.name for spec in config.outputs if spec.dims[0] == -1} - config.scattered.keys()
 
     def execute(self, requests: Sequence[Request]) -> Execution:
         start = time.perf_counter()
@@ -99,21 +100,20 @@ class StackedSession:
         self, requests: Sequence[Request], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
     ) -> list[dict[str, Tensor]]:
         """Each request's part of the outputs."""
-        outputs = {name: self._reshaped(tensor, self._out_shape.get(name)) for name, tensor in outputs.items()}
         if not self._batched:
-            return [dict(outputs)]
-        if self._padding.ragged:
-            return self._scatter(requests, outputs)
+            return [{name: self._reshaped(tensor, self._out_shape.get(name)) for name, tensor in outputs.items()}]
         ends = list(accumulate(len(next(iter(request.inputs.values()), ())) for request in requests))
-        if ends[-1]:
-            for name, tensor in outputs.items():
-                if len(tensor) != ends[-1]:
-                    raise RuntimeError(f"output '{name}' has {len(tensor)} rows for a batch of {ends[-1]}")
-        starts = [0, *ends[:-1]]
-        answers = [
-            {name: tensor[start:end] for name, tensor in outputs.items()}
-            for start, end in zip(starts, ends, strict=True)
-        ]
+        spans = list(zip([0, *ends[:-1]], ends, strict=True))
+        parts: dict[str, list[Tensor]] = {}
+        for name, tensor in outputs.items():
+            if (source := self._scattered.get(name, "")) in inputs:
+                parts[name] = scattered(name, tensor, [request.inputs[source].shape for request in requests])
+                continue
+            if ends[-1] and len(tensor) != ends[-1]:
+                raise RuntimeError(f"output '{name}' has {len(tensor)} rows for a batch of {ends[-1]}")
+            rows = self._reshaped(tensor, self._out_shape.get(name))
+            parts[name] = [rows[start:end] for start, end in spans]
+        answers = [{name: part[place] for name, part in parts.items()} for place in range(len(requests))]
         if self._padding.inputs:
             self._cut(requests, inputs, answers)
         return answers
@@ -122,25 +122,14 @@ class StackedSession:
         self, requests: Sequence[Request], inputs: Mapping[str, Tensor], answers: Sequence[dict[str, Tensor]]
     ) -> None:
         """Cuts outputs that are as long as the padded inputs back to the length that each request sent."""
-        padded = next(name for name in inputs if name in self._padding.inputs)
+        padded = next((name for name in inputs if name in self._padding.inputs), None)
+        if padded is None:  # optional, and not sent
+            return
         length = inputs[padded].shape[1]
         for request, answer in zip(requests, answers, strict=True):
             for name in self._sized_by_length & answer.keys():
                 if answer[name].shape[1] == length:
                     answer[name] = answer[name][:, : request.inputs[padded].shape[1]]
-
-    def _scatter(self, requests: Sequence[Request], outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Hands out outputs of joined inputs in the inputs' shapes (Triton's BATCH_SCATTER_WITH_INPUT_SHAPE)."""
-        shapes = [next(request.inputs[name].shape for name in self._padding.ragged) for request in requests]
-        sizes = [prod(shape) for shape in shapes]
-        for name, tensor in outputs.items():
-            if tensor.size != sum(sizes):
-                raise RuntimeError(f"output '{name}' has {tensor.size} elements for a ragged batch of {sum(sizes)}")
-        starts = [0, *accumulate(sizes)]
-        return [
-            {name: tensor.ravel()[start : start + size].reshape(shape) for name, tensor in outputs.items()}
-            for start, size, shape in zip(starts, sizes, shapes, strict=False)
-        ]
 
     def _reshaped(self, tensor: Tensor, dims: tuple[int, ...] | None) -> Tensor:
         if dims is None:
@@ -149,3 +138,12 @@ class StackedSession:
 
     def close(self) -> None:
         """Nothing of its own to give back."""
+
+
+def scattered(name: str, tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The elements of an output in these shapes, one after the other (Triton's BATCH_SCATTER_WITH_INPUT_SHAPE)."""
+    ends = list(accumulate(prod(shape) for shape in shapes))
+    if tensor.size != ends[-1]:
+        raise RuntimeError(f"output '{name}' has {tensor.size} elements for a ragged batch of {ends[-1]}")
+    elements = tensor.ravel()
+    return [elements[start:end].reshape(shape) for start, end, shape in zip([0, *ends[:-1]], ends, shapes, strict=True)]

@@ -50,31 +50,27 @@ def warm(config: ModelConfig, directory: Path, sessions: Sequence[Session]) -> N
 def rehearse(config: ModelConfig, sessions: Sequence[Session]) -> None:
     """Executes zeros on every session, one row and the largest batch, for a model whose config has no samples.
 
-    Dims of any size are 1, or the smallest bucket. A graph that refuses such input is served all the same.
+    Dims of any size are 1, or the smallest bucket; the largest batch has no more rows than MAX_ELEMENTS allow. A graph that
+    refuses such input, or needs more memory than there is, is served all the same.
     """
     padding = Padding.of(config)
-    for rows in sorted({1, config.max_batch_size or 1}):
-        request = Request(
-            {
-                spec.name: zeros(
-                    spec.datatype,
-                    [rows] * bool(config.max_batch_size)
-                    + [padding.bucket(1) if dim == -1 else dim for dim in spec.dims],
-                )
-                for spec in config.inputs
-            }
-        )
-        for session in sessions:
-            try:
+    dims = {spec.name: [padding.bucket(1) if dim == -1 else dim for dim in spec.dims] for spec in config.inputs}
+    most = MAX_ELEMENTS // max(map(prod, dims.values()), default=1)
+    try:
+        if not most:
+            raise InvalidArgument(f"one row of an input has more than {MAX_ELEMENTS} elements")
+        for rows in sorted({1, min(config.max_batch_size or 1, most)}):
+            batch = [rows] * bool(config.max_batch_size)
+            request = Request({spec.name: zeros(spec.datatype, batch + dims[spec.name]) for spec in config.inputs})
+            for session in sessions:
                 session.execute([request])
-            except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own, without a common base
-                log.warning(
-                    "the model refuses zeros, so that it is served without warm-up; model_warmup in its config can give "
-                    "better samples",
-                    model=config.name,
-                    error=str(error),
-                )
-                return
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own, without a common base
+        log.warning(
+            "the model refuses zeros, so that it is served without warm-up; model_warmup in its config can give better "
+            "samples",
+            model=config.name,
+            error=repr(error),
+        )
 
 
 def tensor(name: str, input: WarmupInput, sample: Warmup, config: ModelConfig, directory: Path) -> Tensor:

@@ -14,15 +14,16 @@ from prometheus_client import Histogram
 
 from lookwire_server.errors import LookwireError, Overloaded, QueueFull
 from lookwire_server.metrics import Metrics
-from lookwire_server.rpc import convert
 
 log = structlog.get_logger()
 
 DOMAIN = "lookwire"
 INTERNAL = "internal error; the cause is in the server's log"
-# Status details travel in HTTP/2 trailers, which clients bound to 8 KiB by default.
-MAX_MESSAGE = 1024
+# Bounds in bytes. A status travels in HTTP/2 trailers, of which clients take 8 KiB by default: the field and the message three
+# times, once with up to three bytes for each of theirs, and the metadata. What is in base64 takes a third more.
+MAX_MESSAGE = 768
 MAX_METADATA = 256
+GAP = " ... "
 V2 = "/inference."
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -34,19 +35,39 @@ def to_status(error: LookwireError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
-        metadata={key: value[:MAX_METADATA] for key, value in error.metadata.items()},
+        metadata={key: cut(value, MAX_METADATA) for key, value in error.metadata.items()},
     )
-    message = error.message[:MAX_MESSAGE]
+    message = cut(error.message, MAX_MESSAGE)
+    field = cut(error.field, MAX_METADATA)
     details = [info]
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field[:MAX_METADATA], description=message)
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    prefix = f"{error.field[:MAX_METADATA]}: " if error.field else ""
+    prefix = f"{field}: " if field else ""
     return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=prefix + message, details=packed)
+
+
+def cut(text: str, size: int) -> str:
+    """The text, or as much of its beginning and its end as takes `size` bytes of UTF-8; what is no character is left out."""
+    data = text.encode(errors="replace")
+    if len(data) <= size:
+        return data.decode()
+    half = (size - len(GAP)) // 2
+    return f"{data[:half].decode(errors='ignore')}{GAP}{data[-half:].decode(errors='ignore')}"
+
+
+def v2_code(error: LookwireError) -> str:
+    """The code of an error in the V2 protocol: UNAVAILABLE for what does not fit now, as Triton, whose clients retry on it."""
+    return "UNAVAILABLE" if isinstance(error, QueueFull | Overloaded) else error.code
+
+
+def cancelled_code(remaining: float | None) -> str:
+    """Why a call was cancelled that had so many seconds left: its deadline has passed, or the caller went away."""
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
 
 
 class Guard:
@@ -60,7 +81,7 @@ class Guard:
         metrics.rpcs_in_flight.set_function(lambda: self._inflight_calls)
 
     def __call__(self, method: str, behaviour: Behaviour) -> Callable[[tuple[Any, int], Context], Awaitable[Any]]:
-        """The method of that full name, guarded; it takes a request's message with its size in bytes."""
+        """The method of that full name, guarded; it takes what handlers.sized makes of a request."""
         seconds = Seconds(self._metrics, method)
 
         async def answer(received: tuple[Any, int], context: Context) -> Any:
@@ -72,28 +93,33 @@ class Guard:
             try:
                 if self._inflight_bytes > self._max_inflight_bytes:
                     self._check_load(size)
+                if isinstance(request, LookwireError):
+                    raise request
                 return await behaviour(request, context)
             except LookwireError as error:
+                code = v2_code(error) if method.startswith(V2) else error.code
                 status = to_status(error)
-                if method.startswith(V2) and isinstance(error, QueueFull | Overloaded):
-                    status.code = code_pb2.UNAVAILABLE  # what Triton answers, and V2 clients retry on
-                code = code_pb2.Code.Name(status.code)
-                await context.abort_with_status(rpc_status.to_status(status))
+                status.code = code_pb2.Code.Value(code)
             except asyncio.CancelledError:
-                deadline = convert.deadline(context)
-                code = "CANCELLED" if deadline is None or deadline > time.monotonic() else "DEADLINE_EXCEEDED"
+                code = cancelled_code(context.time_remaining())
                 raise
             except NotImplementedError:
                 code = "UNIMPLEMENTED"
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented by this server")
+                status = status_pb2.Status(
+                    code=code_pb2.UNIMPLEMENTED, message=f"{method} is not implemented by this server"
+                )
             except Exception:
                 code = "INTERNAL"
                 log.exception("an RPC failed", method=method)
-                await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
+                status = status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL)
             finally:
                 self._inflight_calls -= 1
                 self._inflight_bytes -= size
                 seconds[code].observe(time.perf_counter() - started)
+            # gRPC keeps what abort raises, and so this frame, until the garbage collector comes by: not with the request.
+            del received, request
+            await context.abort_with_status(rpc_status.to_status(status))
+            return None  # not reached: abort raises
 
         return answer
 

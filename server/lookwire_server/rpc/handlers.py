@@ -5,12 +5,24 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from lookwire_server.errors import InvalidArgument
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-# Wraps the unary method of that full name, e.g. "/lookwire.v1.EncoderService/Embed". What it makes takes the request's message
-# with its size in bytes: protobuf would write a whole message anew to tell its size.
+# Wraps the unary method of that full name, e.g. "/lookwire.v1.EncoderService/Embed". What it makes takes a Received.
 Guard = Callable[[str, Any], Any]
+# A request's message, or the error that its bytes are none, with their number: protobuf would write a whole message anew to
+# tell its size.
+Received: TypeAlias = "tuple[Any, int]"
+# What makes a handler, by whether the client streams and the server does.
+MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 
 
 class Handlers(grpc.GenericRpcHandler):
@@ -24,34 +36,37 @@ class Handlers(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {}
 
     def add(self, service: ServiceDescriptor, servicer: object, guard: Guard | None = None) -> None:
-        """Adds the methods of a service; `guard` wraps the unary ones."""
+        """Adds the methods of a service; with `guard`, which wraps the unary ones, each request is a Received."""
         for method in service.methods:
             name = f"/{service.full_name}/{method.name}"
             behaviour = getattr(servicer, method.name)
-            parse: Callable[[bytes], Any] = GetMessageClass(method.input_type).FromString
+            kind = GetMessageClass(method.input_type)
             if guard and not (method.client_streaming or method.server_streaming):
                 behaviour = guard(name, behaviour)
-                parse = sized(parse)
+            parse: Callable[[bytes], Any] = sized(kind) if guard else kind.FromString
             self._handlers[name] = handler(method, behaviour, parse)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         return self._handlers.get(handler_call_details.method)
 
 
-def sized(parse: Callable[[bytes], Any]) -> Callable[[bytes], tuple[Any, int]]:
-    """Makes of a request's bytes its message and their number."""
-    return lambda data: (parse(data), len(data))
+def sized(kind: type[Message]) -> Callable[[bytes], Received]:
+    """The parser of requests of one kind. It raises nothing: gRPC would tell the caller of an exception's class in Python."""
+    parse = kind.FromString
+
+    def received(data: bytes) -> Received:
+        try:
+            return parse(data), len(data)
+        except DecodeError:
+            error = InvalidArgument(f"the request is no {kind.DESCRIPTOR.full_name}: it cannot be decoded")
+            return error, len(data)
+
+    return received
 
 
 def handler(method: MethodDescriptor, behaviour: Any, parse: Callable[[bytes], Any]) -> Handler:
     """The handler of one method, by its kind."""
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.client_streaming, method.server_streaming]
-    return make(
+    return MAKERS[method.client_streaming, method.server_streaming](
         behaviour,
         request_deserializer=parse,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,

@@ -1,10 +1,11 @@
 """Whether requests should be sent here: grpc.health.v1, with a watch, for the server, its services and its models."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
@@ -25,9 +26,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
     `strict`: the server is ready while all of its models are; otherwise from the start. It is not ready once it is stopping.
     """
 
-    def __init__(self, repository: Repository, services: Collection[str], *, strict: bool) -> None:
+    def __init__(self, repository: Repository, services: Iterable[ServiceDescriptor], *, strict: bool) -> None:
         self._repository = repository
-        self._services = frozenset(("", *services))
+        self._services = frozenset(("", *(service.full_name for service in services)))
         self._strict = strict
         self._stopping = False
         self._ended = False

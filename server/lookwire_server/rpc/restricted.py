@@ -2,11 +2,12 @@
 
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
 from lookwire_server.metrics import Metrics
+from lookwire_server.rpc.handlers import MAKERS, Handler
 from lookwire_server.settings import Restriction
 
 PREFIX = "triton-grpc-protocol-"
@@ -34,8 +35,6 @@ GROUPS = {
     "TraceSetting": "trace",
     "LogSettings": "logging",
 }
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def group_of(method: str) -> str | None:
@@ -76,12 +75,7 @@ class RestrictedProtocols(grpc.aio.ServerInterceptor):
                 grpc.StatusCode.UNAVAILABLE, f"This protocol is restricted, expecting header '{header}'"
             )
 
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[bool(handler.request_streaming), bool(handler.response_streaming)]
+        make = MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]
         return make(refuse)  # messages stay bytes: nothing of them is read
 
 

@@ -1,9 +1,9 @@
 """The gRPC server: which servicers it has, and under which limits."""
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import SERVICE_NAME
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2
 
 from lookwire.v1 import (
@@ -21,6 +21,7 @@ from lookwire_server.rpc.guard import Guard
 from lookwire_server.rpc.handlers import Handlers
 from lookwire_server.rpc.health import HealthServicer
 from lookwire_server.rpc.items import ItemServicer
+from lookwire_server.rpc.reflection import ReflectionServicer
 from lookwire_server.rpc.restricted import RestrictedProtocols
 from lookwire_server.rpc.search import SearchServicer
 from lookwire_server.rpc.tls import Certificates
@@ -28,13 +29,15 @@ from lookwire_server.rpc.v2.servicer import InferenceServicer
 from lookwire_server.search.collections import Collections
 from lookwire_server.settings import Settings
 
-SERVICES = (
-    encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name,
-    collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"].full_name,
-    item_service_pb2.DESCRIPTOR.services_by_name["ItemService"].full_name,
-    search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
-    service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"],
+    collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"],
+    item_service_pb2.DESCRIPTOR.services_by_name["ItemService"],
+    search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+    service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
 )
+HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION: ServiceDescriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 class Server:
@@ -59,19 +62,18 @@ class Server:
         )
         guard = Guard(metrics, settings.max_inflight_bytes)
         handlers = Handlers()
-        for module, name, servicer in (
-            (encoder_service_pb2, "EncoderService", EncoderServicer(encoders)),
-            (collection_service_pb2, "CollectionService", CollectionServicer(collections, encoders)),
-            (item_service_pb2, "ItemService", ItemServicer(collections, encoders)),
-            (search_service_pb2, "SearchService", SearchServicer(collections, encoders)),
-            (service_pb2, "GRPCInferenceService", inference),
-        ):
-            handlers.add(module.DESCRIPTOR.services_by_name[name], servicer, guard)
-        handlers.add(health_pb2.DESCRIPTOR.services_by_name["Health"], health)
-        names = (*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME)
-        handlers.add(
-            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names)
+        servicers = (
+            EncoderServicer(encoders),
+            CollectionServicer(collections, encoders),
+            ItemServicer(collections, encoders),
+            SearchServicer(collections, encoders),
+            inference,
         )
+        for service, servicer in zip(SERVICES, servicers, strict=True):
+            handlers.add(service, servicer, guard)
+        handlers.add(HEALTH, health)
+        self._reflection = ReflectionServicer(service.full_name for service in (*SERVICES, HEALTH, REFLECTION))
+        handlers.add(REFLECTION, self._reflection)
         self._server.add_generic_rpc_handlers((handlers,))
         self.address = f"{settings.grpc_address}:{self._listen(settings)}"
 
@@ -96,6 +98,7 @@ class Server:
         """Refuses new requests, waits for those in flight, at most `timeout` seconds."""
         self._health.end_watches()
         self._inference.end_streams()
+        self._reflection.end_streams()
         await self._server.stop(timeout)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.models.backends.load_threads import in_load_thread
 from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.model import Model, Request, Tensor
 from lookwire_server.models.repository import Repository
@@ -34,7 +35,7 @@ class IdentityBackend:
             IdentitySession(config, pairs, delay * (instance * multiplier if instance else 1))
             for instance in range(config.instances)
         ]
-        await asyncio.to_thread(warm, config, directory.parent, sessions)
+        await in_load_thread(warm, config, directory.parent, sessions)
         return repository.serve(config, version, sessions)
 
 

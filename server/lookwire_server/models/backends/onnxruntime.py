@@ -1,6 +1,5 @@
 """The onnxruntime backend: `<version>/model.onnx`, on the CPU or, with a GPU build of onnxruntime, on GPUs."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import onnxruntime
 
 from lookwire_server.errors import InvalidArgument, LookwireError
 from lookwire_server.models import datatypes
+from lookwire_server.models.backends.load_threads import in_load_thread
 from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.model import Model, Request, Tensor
 from lookwire_server.models.repository import Repository
@@ -43,13 +43,13 @@ class OnnxRuntimeBackend:
 
     async def load(self, config: ModelConfig, version: int, directory: Path, repository: Repository) -> Model:
         """Opens a session an instance, checks the config against the graph, and warms each up."""
-        opened = await asyncio.to_thread(self._open, config, graph_file(config, directory))
+        opened = await in_load_thread(self._open, config, graph_file(config, directory))
         config = completed(config, opened[0], self.default_max_batch_size)
         sessions = [OnnxSession(config, session) for session in opened]
         if config.warmups:
-            await asyncio.to_thread(warm, config, directory.parent, sessions)
+            await in_load_thread(warm, config, directory.parent, sessions)
         else:
-            await asyncio.to_thread(rehearse, config, sessions)
+            await in_load_thread(rehearse, config, sessions)
         return repository.serve(config, version, sessions)
 
     def _open(self, config: ModelConfig, path: Path) -> list[onnxruntime.InferenceSession]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from lookwire_server.errors import InvalidArgument, LookwireError, ModelFailure
 from lookwire_server.models import config_file, datatypes
 from lookwire_server.models.backends import triton_python_backend_utils as pb_utils
+from lookwire_server.models.backends.load_threads import in_load_thread
 from lookwire_server.models.backends.python_calls import Calls, failure, wire
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Model, Request, Tensor
@@ -31,6 +33,8 @@ log = structlog.get_logger()
 FILE = "model.py"
 CLASS = "TritonPythonModel"
 NUMBERS = itertools.count(1)
+# What a model's code may end with; neither of the latter may end the thread that calls it.
+FAULTS = (Exception, SystemExit, asyncio.CancelledError)
 
 sys.modules["triton_python_backend_utils"] = pb_utils
 
@@ -48,7 +52,7 @@ class PythonBackend:
         """
         loop = asyncio.get_running_loop()
         if self.auto_complete:
-            config = await asyncio.to_thread(completed, config, directory)
+            config = await in_load_thread(completed, config, directory)
         if not (config.inputs and config.outputs):
             raise InvalidArgument(
                 f"model '{config.name}': the config must declare 'input' and 'output', or {CLASS}.auto_complete_config must "
@@ -58,12 +62,12 @@ class PythonBackend:
         try:
             for arguments in instances(config, version, directory):
                 calls = Calls(directory, repository, loop)
-                sessions.append(await asyncio.to_thread(PythonSession, config, directory, arguments, calls))
-            await asyncio.to_thread(warm, config, directory.parent, sessions)
+                sessions.append(await in_load_thread(PythonSession, config, directory, arguments, calls))
+            await in_load_thread(warm, config, directory.parent, sessions)
             return repository.serve(config, version, sessions)
         except BaseException:
             for session in sessions:
-                await asyncio.to_thread(session.close)
+                await in_load_thread(session.close)
             raise
 
 
@@ -97,7 +101,7 @@ class ModelCode:
         except InvalidArgument:
             self.forget()
             raise
-        except (Exception, SystemExit) as error:
+        except FAULTS as error:
             self.forget()
             raise self.wrong(error) from error
 
@@ -111,8 +115,9 @@ class ModelCode:
 
     def forget(self) -> None:
         """Removes the module and those that it imported from its folder."""
-        for name in [name for name in sys.modules if name == self._name or name.startswith(f"{self._name}.")]:
-            del sys.modules[name]
+        for name in list(sys.modules):  # a copy, for other threads import
+            if name == self._name or name.startswith(f"{self._name}."):
+                del sys.modules[name]
 
     def wrong(self, error: BaseException) -> InvalidArgument:
         """What the author of the model should read of an exception: file, line and message."""
@@ -135,7 +140,7 @@ def completed(config: ModelConfig, directory: Path) -> ModelConfig:
         if complete is None:
             return config
         result = complete(pb_utils.ModelConfig(document(config)))
-    except (Exception, SystemExit) as error:
+    except FAULTS as error:
         raise code.wrong(error) from error
     finally:
         code.forget()
@@ -160,7 +165,7 @@ class PythonSession:
             self._model = self._code.model_class()
             if hasattr(self._model, "initialize"):
                 self._model.initialize(arguments)
-        except (Exception, SystemExit) as error:
+        except FAULTS as error:
             log.exception("a python model cannot be initialized", model=self._name, version=self._version)
             self._code.forget()
             raise self._code.wrong(error) from error
@@ -175,8 +180,8 @@ class PythonSession:
             responses = self._model.execute(asked)
             if inspect.iscoroutine(responses):
                 responses = asyncio.run(responses)
-        except SystemExit as error:
-            raise RuntimeError("the model wants to end the process") from error
+        except (SystemExit, asyncio.CancelledError) as error:
+            raise RuntimeError(f"execute ended with {type(error).__name__}") from error
         ended = time.perf_counter()
         if not isinstance(responses, Sequence) or len(responses) != len(requests):
             found = len(responses) if isinstance(responses, Sequence) else type(responses).__name__
@@ -198,7 +203,7 @@ class PythonSession:
         )
 
     def _answer(self, request: Request, response: object) -> dict[str, Tensor] | LookwireError:
-        """The outputs that were asked for; what a model answers wrongly to one request fails that one."""
+        """Copies of the outputs that were asked for; what a model answers wrongly to one request fails that one."""
         if not isinstance(response, pb_utils.InferenceResponse):
             return self._failed(f"execute must return InferenceResponse objects, got {type(response).__name__}")
         if (error := response.error()) is not None:
@@ -208,7 +213,8 @@ class PythonSession:
         for name in request.outputs or self._datatypes:
             if name not in given:
                 return self._failed(f"output '{name}' was asked for, the response has {', '.join(given) or 'none'}")
-            outputs[name] = wire(given[name])
+            # The answer is sent when the next batch may be executing already, into the same memory.
+            outputs[name] = np.array(wire(given[name]))
             if (datatype := datatypes.of(outputs[name])) != self._datatypes.get(name):
                 return self._failed(f"output '{name}' is {datatype}, the config says {self._datatypes.get(name)}")
         return outputs
@@ -220,10 +226,11 @@ class PythonSession:
     def close(self) -> None:
         """Finalizes the model; one that fails at that is logged, for nobody waits for it."""
         pb_utils.CALLER.set(self._calls)
+        self._calls.finished()
         try:
             if hasattr(self._model, "finalize"):
                 self._model.finalize()
-        except (Exception, SystemExit):
+        except FAULTS:
             log.exception("a python model cannot be finalized", model=self._name, version=self._version)
         self._code.forget()
 

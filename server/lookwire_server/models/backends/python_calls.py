@@ -59,6 +59,10 @@ class Calls:
         """Takes the deadline of a batch: the latest, since nobody knows for which of its requests a call is made."""
         self.deadline = max(math.inf if request.deadline is None else request.deadline for request in requests)
 
+    def finished(self) -> None:
+        """Forgets the deadline: no batch will be executed any more."""
+        self.deadline = math.inf
+
     def call(self, request: InferenceRequest) -> InferenceResponse:
         """Waits for the other model, in the instance's thread."""
         return self.start(request).result()
@@ -81,7 +85,7 @@ class Calls:
         )
         try:
             async with asyncio.timeout(deadline - now):
-                response = await self._repository.get(name, version if version > 0 else None).infer(asked)
+                response = await self._repository.get(name, version if version >= 0 else None).infer(asked)
         except LookwireError as error:
             return InferenceResponse(error=TritonError(error.message, CODES.get(error.code, TritonError.INTERNAL)))
         except TimeoutError:

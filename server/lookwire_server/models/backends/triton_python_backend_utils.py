@@ -1,6 +1,7 @@
 """What a model.py imports as `triton_python_backend_utils`: the names and signatures are those of Triton's Python backend.
 
-Models run in the server's process: a tensor's array is the server's own, without a copy, and inputs are read-only.
+Models run in the server's process: an input's array is the server's own, and read-only. Outputs are copied when `execute`
+has returned, so that a model may use their memory again for the next batch.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ from lookwire_server.errors import InvalidArgument, LookwireError
 from lookwire_server.metrics import Metrics
 from lookwire_server.rpc.guard import INTERNAL, Seconds
 from lookwire_server.rpc.http import infer
-from lookwire_server.rpc.http.bodies import Bodies, accepted, compressed
+from lookwire_server.rpc.http.bodies import Bodies, Refusal, accepted, compressed
 from lookwire_server.rpc.http.document import parse
 from lookwire_server.rpc.http.routes import INFER_PATHS, OPERATIONS, Operation, answer
 from lookwire_server.rpc.http.threads import Threads
@@ -86,7 +86,9 @@ class Api:
                 status = STATUSES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
                 # Of a body that stopped arriving, the rest may come yet.
                 headers = {"Connection": "close"} if status == HTTPStatus.GATEWAY_TIMEOUT else None
-                return failed(f"{error.field}: {error.message}" if error.field else error.message, status, headers)
+                answer = failed(f"{error.field}: {error.message}" if error.field else error.message, status, headers)
+                rest = getattr(request.state, "rest", None)
+                return answer if rest is None else Refusal(answer, rest)
             except ClientDisconnect:
                 code = "CANCELLED"
                 return failed("the client went away", CLIENT_CLOSED_REQUEST, {"Connection": "close"})
@@ -108,7 +110,7 @@ class Api:
         async def endpoint(request: Request) -> Response:
             async with self._bodies.read(request) as body:
                 document = await self._made(len(body), parse, body) if body else {}
-                message = await self._made(0, operation.request, request.path_params, document)
+                message = await self._made(len(body), operation.request, request.path_params, document)
                 return operation.respond(await attended(request, method(message, CALL)))
 
         return endpoint

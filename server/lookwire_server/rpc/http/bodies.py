@@ -4,9 +4,11 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from lookwire_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
 from lookwire_server.rpc.http.threads import Threads
@@ -51,14 +53,15 @@ class Bodies:
             chunks = []
             stream = arriving(request)
             try:
-                self._check_size(int(request.headers.get("content-length", 0)))
+                # The parser has checked that it fits 64 bits; before these, there may be any number of zeros.
+                self._check_size(int(request.headers.get("content-length", "0")[-20:]))
                 async for chunk in stream:
                     hold(len(chunk))
                     self._check_size(held)
                     chunks.append(chunk)
             except (InvalidArgument, Overloaded):
                 chunks.clear()
-                await drop(stream)
+                request.state.rest = stream
                 raise
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             encoding = request.headers.get("content-encoding", "identity")
@@ -111,14 +114,21 @@ async def arriving(request: Request) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
 
 
-async def drop(stream: AsyncIterator[bytes]) -> None:
-    """Takes the rest of a refused body: a client that is still sending would not read the answer. Not for long, though."""
-    try:
-        async with asyncio.timeout(DROP_SECONDS):
-            async for _ in stream:
-                pass
-    except TimeoutError:
-        raise ClientDisconnect from None
+class Refusal(Response):
+    """Answers at once, then takes the rest of the body for a while: a client that is still sending would not read the answer."""
+
+    def __init__(self, answer: Response, rest: AsyncIterator[bytes]) -> None:
+        super().__init__(answer.body, answer.status_code, dict(answer.headers) | {"connection": "close"})
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError, ClientDisconnect, DeadlineExceeded):
+            async with asyncio.timeout(DROP_SECONDS):
+                async for _ in self._rest:
+                    pass
+        await send({"type": "http.response.body"})
 
 
 def accepted(header: str) -> str:

@@ -57,7 +57,7 @@ def from_body(body: bytes, length: int, model: str, version: str) -> InferCall:
 
 def json_length(header: str, size: int) -> int:
     """The length of the JSON in a body of `size` bytes, by its Inference-Header-Content-Length."""
-    if not (header.isascii() and header.isdecimal()) or int(header[:20]) > size:
+    if not (header.isascii() and header.isdecimal()) or len(header) > 20 or int(header) > size:
         raise InvalidArgument(
             f"Inference-Header-Content-Length must be 0 to {size}, the size of the body, got '{header[:20]}'"
         )
@@ -148,7 +148,9 @@ def from_binary(body: bytes, config: model_config_pb2.ModelConfig, version: str)
 def json_size(reply: pb.ModelInferResponse, call: InferCall) -> int:
     """About how many bytes of a reply's raw contents become JSON."""
     return sum(
-        prod(output.shape) * 8 for output in reply.outputs if not call.binary.get(output.name, call.binary_default)
+        max(len(raw), prod(output.shape) * 8)
+        for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        if not call.binary.get(output.name, call.binary_default)
     )
 
 

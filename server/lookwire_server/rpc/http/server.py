@@ -5,14 +5,17 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from lookwire_server.metrics import Metrics
 from lookwire_server.rpc.http.app import Api
 from lookwire_server.rpc.http.bodies import Bodies
+from lookwire_server.rpc.http.connection import Connection
 from lookwire_server.rpc.http.threads import Threads
+
+FAREWELL_SECONDS = 1.0
 
 
 class HttpServer:
@@ -40,6 +43,7 @@ class HttpServer:
         bodies = Bodies(max_bytes, max_inflight_bytes, self._threads)
         self._config = uvicorn.Config(
             Api(servicer, bodies, self._threads, metrics).app,
+            http=Connection,
             lifespan="off",
             log_config=None,
             log_level=logging.ERROR,  # a malformed request is its sender's affair, and not worth a line
@@ -77,8 +81,15 @@ class HttpServer:
             await asyncio.wait((self._serving,))
         if failed and self._server.started:
             await self._server.shutdown()
+        connections = cast("set[Connection]", self._server.server_state.connections)
+        for connection in list(connections):
+            if connection.flow.write_paused:  # by a client that does not read, or too slowly
+                connection.transport.abort()
         if answering := self._server.server_state.tasks:
-            await asyncio.wait(answering)  # they were cancelled, and say so to their clients
+            # They were cancelled, and say so to their clients.
+            await asyncio.wait(answering, timeout=FAREWELL_SECONDS)
+        for connection in list(connections):
+            connection.transport.abort()
         if self._listening is not None:
             self._listening.close()
         self._threads.close()

@@ -7,7 +7,9 @@ from tritonclient.grpc import service_pb2 as pb
 
 from lookwire_server import __version__
 from lookwire_server.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from lookwire_server.metrics import Metrics
 from lookwire_server.models.repository import Repository
+from lookwire_server.rpc.handlers import Received
 from lookwire_server.rpc.v2 import describe, stream
 from lookwire_server.rpc.v2.infer import Call, Inference, deadline, version
 from lookwire_server.rpc.v2.log_settings import Levels, LogSettings
@@ -36,7 +38,7 @@ class InferenceServicer:
     Methods take the RPC's message and a call, return the RPC's message, and raise LookwireErrors. `shared_memory` None means
     that clients may not register any. `response_delay` holds each inference response back for so many seconds, for tests.
     `ready` says whether the server is, by default the repository; `levels` are what is logged, None if that cannot be changed.
-    `max_stream_bytes` bounds what all streams have in flight.
+    `max_stream_bytes` bounds what all streams have in flight; `metrics` count their requests.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class InferenceServicer:
         ready: Callable[[], bool] | None = None,
         levels: Levels | None = None,
         max_stream_bytes: int = MAX_STREAM_BYTES,
+        metrics: Metrics | None = None,
     ) -> None:
         self._repository = repository
         self._server_name = server_name
@@ -57,7 +60,7 @@ class InferenceServicer:
         self._ready = ready or repository.ready
         self._log = LogSettings(levels)
         self._inference = Inference(repository, shared_memory, self._traces, response_delay)
-        self._streams = stream.Streams(self._inference, max_stream_bytes)
+        self._streams = stream.Streams(self._inference, max_stream_bytes, metrics or Metrics())
 
     def end_streams(self) -> None:
         """Lets every stream answer what it has in flight and end with UNAVAILABLE; for a server that stops."""
@@ -91,7 +94,7 @@ class InferenceServicer:
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         return await self._inference.infer(request, list(request.raw_input_contents), deadline(call))
 
-    async def ModelStreamInfer(self, requests: AsyncIterable[pb.ModelInferRequest], call: stream.Call) -> None:
+    async def ModelStreamInfer(self, requests: AsyncIterable[Received], call: stream.Call) -> None:
         await self._streams.serve(requests, call)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
@@ -99,12 +102,12 @@ class InferenceServicer:
         if not request.name:
             return pb.ModelStatisticsResponse(model_stats=map(describe.statistics, self._repository.models()))
         try:
-            newest = self._repository.get(request.name, wanted)
+            found = self._repository.get(request.name, wanted)
         except (NotFound, Unavailable) as error:
             raise InvalidArgument(f"requested model '{request.name}' is not available: {error.message}") from error
-        models = (
-            [newest] if wanted else [model for model in self._repository.models() if model.config.name == request.name]
-        )
+        models = [found]
+        if wanted is None:
+            models = [model for model in self._repository.models() if model.config.name == request.name]
         return pb.ModelStatisticsResponse(model_stats=map(describe.statistics, models))
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:

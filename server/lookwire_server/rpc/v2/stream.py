@@ -1,6 +1,7 @@
 """ModelStreamInfer: many requests in flight on one stream, answered in their order."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -9,12 +10,15 @@ import grpc
 import structlog
 from tritonclient.grpc import service_pb2 as pb
 
-from lookwire_server.errors import LookwireError, Overloaded, QueueFull
-from lookwire_server.rpc.guard import INTERNAL, MAX_MESSAGE
+from lookwire_server.errors import LookwireError, Overloaded
+from lookwire_server.metrics import Metrics
+from lookwire_server.rpc.guard import INTERNAL, MAX_MESSAGE, Seconds, cancelled_code, cut, v2_code
+from lookwire_server.rpc.handlers import Received
 from lookwire_server.rpc.v2.infer import Inference, deadline
 
 log = structlog.get_logger()
 
+METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Bounds of one stream; it is not read while it has as much in flight, answers that wait to be sent included.
 MAX_REQUESTS = 256
 MAX_BYTES = 64 << 20
@@ -34,10 +38,11 @@ class Call(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as the caller is told it: the name of a gRPC code, and words."""
+    """An error as the caller is told it: the name of a gRPC code, and words. One that is `fatal` ends the stream."""
 
     code: str
     message: str
+    fatal: bool = False
 
 
 Answer: TypeAlias = "pb.ModelInferResponse | Failure"
@@ -56,29 +61,35 @@ class Pending:
 class Streams:
     """Serves streams; all that they have in flight holds at most `max_bytes`."""
 
-    def __init__(self, inference: Inference, max_bytes: int) -> None:
+    def __init__(self, inference: Inference, max_bytes: int, metrics: Metrics) -> None:
         self.inference = inference
         self.max_bytes = max_bytes
         self.nbytes = 0
+        self.seconds = Seconds(metrics, METHOD)
         self._open: set[Stream] = set()
+        self._stopping = False
 
-    async def serve(self, requests: AsyncIterable[pb.ModelInferRequest], call: Call) -> None:
+    async def serve(self, requests: AsyncIterable[Received], call: Call) -> None:
         """Answers a stream until the client ends it and all is answered; if it is cancelled, so is all that is in flight."""
-        stream = Stream(self, call)
-        self._open.add(stream)
-        try:
-            failure = await stream.run(requests)
-        except Exception:
-            log.exception("a stream failed")
-            failure = Failure("INTERNAL", INTERNAL)
-        finally:
-            self._open.discard(stream)
-            await stream.end()
+        failure = Failure("UNAVAILABLE", STOPPING) if self._stopping else await self._run(requests, call)
         if failure:
             await call.abort(grpc.StatusCode[failure.code], failure.message)
 
+    async def _run(self, requests: AsyncIterable[Received], call: Call) -> Failure | None:
+        stream = Stream(self, call)
+        self._open.add(stream)
+        try:
+            return await stream.run(requests)
+        except Exception:
+            log.exception("a stream failed")
+            return Failure("INTERNAL", INTERNAL)
+        finally:
+            self._open.discard(stream)
+            await stream.end()
+
     def stop(self) -> None:
-        """Reads no more; streams end as soon as what they have in flight is answered."""
+        """Reads no more; streams end as soon as what they have in flight is answered, and those that come later at once."""
+        self._stopping = True
         for stream in self._open:
             stream.stop_reading()
 
@@ -97,13 +108,13 @@ class Stream:
         self._nbytes = 0
         self._freed = asyncio.Event()
 
-    async def run(self, requests: AsyncIterable[pb.ModelInferRequest]) -> Failure | None:
+    async def run(self, requests: AsyncIterable[Received]) -> Failure | None:
         """Answers until there is nothing more to answer; the failure that the call is to end with, None if it went well."""
         self._reading = self._start(self._read(requests))
         self._reading.add_done_callback(lambda _: self._order.put_nowait(None))
         while (pending := await self._order.get()) is not None:
             answer = await pending.answer
-            if self._as_status and isinstance(answer, Failure):
+            if isinstance(answer, Failure) and (answer.fatal or self._as_status):
                 return answer
             await self._call.write(to_message(pending.id, answer))
             self._count(-1, -pending.nbytes)
@@ -125,13 +136,12 @@ class Stream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._count(-self._requests, -self._nbytes)
 
-    async def _read(self, requests: AsyncIterable[pb.ModelInferRequest]) -> None:
-        async for request in requests:
-            raw = list(request.raw_input_contents)
-            nbytes = sum(map(len, raw)) if raw else request.ByteSize()
+    async def _read(self, requests: AsyncIterable[Received]) -> None:
+        async for request, nbytes in requests:
             await self._room(nbytes)
             self._count(1, nbytes)
-            self._order.put_nowait(Pending(request.id, nbytes, self._start(self._answer(request, raw, nbytes))))
+            id = "" if isinstance(request, LookwireError) else request.id
+            self._order.put_nowait(Pending(id, nbytes, self._start(self._answer(request, nbytes))))
 
     async def _room(self, nbytes: int) -> None:
         """Returns when the stream has room for a request; a large one waits until nothing else is in flight."""
@@ -150,22 +160,31 @@ class Stream:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _answer(self, request: pb.ModelInferRequest, raw: list[bytes], nbytes: int) -> Answer:
+    async def _answer(self, request: pb.ModelInferRequest | LookwireError, nbytes: int) -> Answer:
+        started = time.perf_counter()
+        code = "OK"
         try:
+            if isinstance(request, LookwireError):
+                raise request
             others = self._streams.nbytes - nbytes
             if others and self._streams.nbytes > self._streams.max_bytes:
                 raise Overloaded(
                     f"requests of {others} bytes are in flight on streams, at most {self._streams.max_bytes} may be; "
                     "try again later"
                 )
-            return await self._streams.inference.infer(request, raw, deadline(self._call))
+            return await self._streams.inference.infer(request, list(request.raw_input_contents), deadline(self._call))
         except LookwireError as error:
-            # As Triton, whose clients try again on UNAVAILABLE.
-            code = "UNAVAILABLE" if isinstance(error, QueueFull | Overloaded) else error.code
-            return Failure(code, error.message[:MAX_MESSAGE])
+            code = v2_code(error)
+            return Failure(code, cut(error.message, MAX_MESSAGE), fatal=error is request)
+        except asyncio.CancelledError:
+            code = cancelled_code(self._call.time_remaining())
+            raise
         except Exception:
+            code = "INTERNAL"
             log.exception("a request on a stream failed")
-            return Failure("INTERNAL", INTERNAL)
+            return Failure(code, INTERNAL)
+        finally:
+            self._streams.seconds[code].observe(time.perf_counter() - started)
 
 
 def to_message(id: str, answer: Answer) -> pb.ModelStreamInferResponse:

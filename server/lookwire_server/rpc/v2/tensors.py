@@ -132,8 +132,16 @@ def to_raw(tensor: Tensor) -> bytes:
     """Raw contents of an output: little-endian, row by row; BYTES elements each follow their length as a uint32."""
     if tensor.dtype != np.object_:
         return tensor.tobytes()
-    elements = [element.encode() if isinstance(element, str) else element for element in tensor.ravel().tolist()]
-    return b"".join(chain.from_iterable(zip(map(length.pack, map(len, elements)), elements, strict=True)))
+    flat = tensor.ravel()
+    parts = []
+    # One join of all would let no other thread run before its end.
+    for start in range(0, len(flat), MAX_ON_LOOP):
+        elements = [
+            element.encode() if isinstance(element, str) else element
+            for element in flat[start : start + MAX_ON_LOOP].tolist()
+        ]
+        parts.append(b"".join(chain.from_iterable(zip(map(length.pack, map(len, elements)), elements, strict=True))))
+    return b"".join(parts)
 
 
 def named(name: str, tensor: Tensor) -> tuple[str, Tensor]:
