@@ -442,3 +442,28 @@ async def test_instance_that_dies_idle_does_not_hold_up_the_close() -> None:
     await asyncio.wait_for(served.close(), 1)
 
     assert len(failures) == 1
+
+
+class Immediate(StackedSession):
+    """A session that is executed on the event loop."""
+
+    immediate = True
+
+
+async def test_immediate_session_has_no_thread() -> None:
+    """A session that takes less time than a thread's waking is executed on the loop, however much waits at once."""
+    config = from_message(text_format.Parse(CONFIG % "", model_config_pb2.ModelConfig()))
+    session = Doubler()
+    served = Batcher(config, 1, [Immediate(config, session.run)], Metrics(), pytest.fail, hold=3000)
+    before = threading.active_count()
+    tasks = [asyncio.create_task(served.infer(request([value]))) for value in range(2999)]
+    await asyncio.sleep(0.01)
+    answers = await asyncio.gather(*tasks, served.infer(request([2999])))
+    session.answer = lambda x: 1 // 0  # type: ignore[assignment,return-value]  # a fault on purpose
+    with pytest.raises(ModelFailure):
+        await served.infer(request([1]))
+    await served.close()
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [2 * value for value in range(3000)]
+    assert threading.active_count() == before
+    assert (served.statistics.execution_count, served.statistics.inference_count) == (375, 3000)

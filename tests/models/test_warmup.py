@@ -30,6 +30,8 @@ output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [2, -1] }]
 class Recorder:
     """A session that keeps what it is asked, and fails if it has a failure to raise or to answer with."""
 
+    immediate = False
+
     def __init__(self, failure: Exception | None = None) -> None:
         self.requests: list[Request] = []
         self.failure = failure

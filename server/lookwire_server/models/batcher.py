@@ -148,10 +148,19 @@ class Batcher:
             if piece.stop == piece.pending.rows:
                 self._left(piece.pending)
         self._running[instance] = pieces
-        instance.execute([piece.request for piece in pieces])
+        batch = [piece.request for piece in pieces]
+        if instance.immediate:
+            self._finish(instance, instance.execute_now(batch))
+        else:
+            instance.execute(batch)
 
     def _executed(self, instance: Instance, outcome: Execution | Exception) -> None:
-        """Answers the requests of a batch, and gives the instance the next one."""
+        """Called when an instance's thread has executed its batch."""
+        self._finish(instance, outcome)
+        self._dispatch()
+
+    def _finish(self, instance: Instance, outcome: Execution | Exception) -> None:
+        """Answers the requests of a batch; its instance is free."""
         pieces = self._running.pop(instance)
         self._idle.append(instance)
         failure = ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
@@ -172,7 +181,6 @@ class Batcher:
                 except Exception:
                     log.exception("a model answers wrongly", model=self.config.name, version=self.version)
                     self._fail(piece.pending, failure)
-        self._dispatch()
 
     def _count(self, pieces: list[Piece], execution: Execution) -> None:
         rows = sum(piece.stop - piece.start for piece in pieces)

@@ -31,7 +31,10 @@ def lower_priority() -> None:
 
 
 class Instance:
-    """Executes one batch at a time. `done` and `died` are called on the event loop."""
+    """Executes one batch at a time. `done` and `died` are called on the event loop.
+
+    A session that is `immediate` has no thread: its batches are executed on the loop by `execute_now`.
+    """
 
     def __init__(self, name: str, session: Session, done: Done, died: Died) -> None:
         self.name = name
@@ -40,12 +43,21 @@ class Instance:
         self._died = died
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Sequence[Request] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self._thread.start()
+        self.immediate = session.immediate
+        self._thread = None if self.immediate else threading.Thread(target=self._live, name=name, daemon=True)
+        if self._thread:
+            self._thread.start()
 
     def execute(self, batch: Sequence[Request]) -> None:
         """Starts on a batch; `done` gets what became of it. Not called again before that."""
         self._work.put(batch)
+
+    def execute_now(self, batch: Sequence[Request]) -> Execution | Exception:
+        """Executes a batch, and returns what became of it."""
+        try:
+            return self._session.execute(batch)
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; its owner answers and logs it
+            return error
 
     def _live(self) -> None:
         try:
@@ -53,18 +65,17 @@ class Instance:
                 os.setpriority(
                     os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
                 )
-            outcome: Execution | Exception
             while (batch := self._work.get()) is not None:
-                try:
-                    outcome = self._session.execute(batch)
-                except Exception as error:  # noqa: BLE001 - a model may raise anything; its owner answers and logs it
-                    outcome = error
+                outcome = self.execute_now(batch)
                 del batch
                 self._loop.call_soon_threadsafe(self._done, self, outcome)
                 del outcome
         except BaseException as error:  # noqa: BLE001 - whatever ends the thread, the owner hears of it
             self._loop.call_soon_threadsafe(self._died, self, error)
             return
+        self._close_session()
+
+    def _close_session(self) -> None:
         try:
             self._session.close()
         except Exception:
@@ -72,5 +83,8 @@ class Instance:
 
     async def close(self) -> None:
         """Ends the thread once its batch is done, and closes the session in it."""
+        if self._thread is None:
+            self._close_session()
+            return
         self._work.put(None)
         await asyncio.to_thread(self._thread.join)

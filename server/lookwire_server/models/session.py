@@ -34,10 +34,17 @@ class Execution:
 
 
 class Session(Protocol):
-    """One serial execution lane of a model: one instance."""
+    """One serial execution lane of a model: one instance.
+
+    `immediate` says that an execution takes less time than handing it to a thread: it computes nothing and waits for nothing.
+    It is then executed on the event loop.
+    """
+
+    @property
+    def immediate(self) -> bool: ...
 
     def execute(self, requests: Sequence[Request]) -> Execution:
-        """Answers a batch, one request or more; called from one thread at a time, always the same."""
+        """Answers a batch, one request or more; called from one thread, always the same."""
 
     def close(self) -> None:
         """Gives back what the instance holds; called once, when nothing is executing."""
@@ -50,6 +57,8 @@ class StackedSession:
     end to end in one dimension; outputs that the config scatters come out so, and each request gets its elements in the
     shape of its input. Tensors with a `reshape` in the config go in and come out reshaped.
     """
+
+    immediate = False
 
     def __init__(self, config: ModelConfig, run: Run) -> None:
         self._batched = config.max_batch_size > 0

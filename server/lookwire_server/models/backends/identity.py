@@ -45,6 +45,7 @@ class IdentitySession:
     def __init__(self, config: ModelConfig, pairs: Sequence[tuple[str, str]], delay: float) -> None:
         self._pairs = pairs
         self._delay = delay
+        self.immediate = delay == 0
         self._outputs = {spec.name: spec for spec in config.outputs}
         self._batched = config.max_batch_size > 0
         self._always_complete = not any(spec.optional for spec in config.inputs)

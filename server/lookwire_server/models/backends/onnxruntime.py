@@ -109,6 +109,8 @@ class OnnxRuntimeBackend:
 class OnnxSession:
     """One instance. Texts that are not UTF-8 fail the request that has them, for ONNX has no other strings."""
 
+    immediate = False
+
     def __init__(self, config: ModelConfig, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self._stacked = StackedSession(config, self._run)

@@ -154,6 +154,8 @@ def completed(config: ModelConfig, directory: Path) -> ModelConfig:
 class PythonSession:
     """One instance: an object of the model's class."""
 
+    immediate = False
+
     def __init__(self, config: ModelConfig, directory: Path, arguments: dict[str, str], calls: Calls) -> None:
         self._name = config.name
         self._version = int(arguments["model_version"])
