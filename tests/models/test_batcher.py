@@ -468,3 +468,16 @@ async def test_immediate_session_has_no_thread() -> None:
     assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [2 * value for value in range(3000)]
     assert started == []
     assert (served.statistics.execution_count, served.statistics.inference_count) == (375, 3000)
+
+
+async def test_refused_priority_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system does not let a thread lower its priority, the model is served all the same."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.setpriority", refuse)
+    async with batcher(Doubler()) as served:
+        answer = await served.infer(request([3]))
+
+    assert answer.outputs["y"].tolist() == [[6]]

@@ -61,10 +61,7 @@ class Instance:
 
     def _live(self) -> None:
         try:
-            if sys.platform == "linux":  # which has a priority for each thread
-                os.setpriority(
-                    os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
-                )
+            lower_priority()
             while (batch := self._work.get()) is not None:
                 outcome = self.execute_now(batch)
                 del batch

@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.models import datatypes
 from lookwire_server.models.model import Tensor
-from lookwire_server.rpc.v2.tensors import DATATYPES, objects
+from lookwire_server.rpc.v2.tensors import objects
 
 # Scores of one row that are ranked, as in Triton.
 MAX_SCORES = 1_000_000
@@ -19,9 +20,9 @@ def classify(scores: Tensor, classes: int, labels: tuple[str, ...], batched: boo
     `classes`, or the number of scores if that is less. Equal scores come in the order of their indices, NaN last.
     """
     if scores.dtype.kind not in "iuf":
-        datatype = DATATYPES.get(scores.dtype, str(scores.dtype))
         raise InvalidArgument(
-            f"class result not available for output due to unsupported type '{datatype}'; ask for it without classification"
+            f"class result not available for output due to unsupported type '{datatypes.of(scores)}'; ask for it without "
+            "classification"
         )
     width = math.prod(scores.shape[1:] if batched else scores.shape)
     if width > MAX_SCORES:

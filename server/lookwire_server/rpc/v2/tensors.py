@@ -13,7 +13,6 @@ from lookwire_server.models.model import Tensor
 
 InputTensor: TypeAlias = pb.ModelInferRequest.InferInputTensor
 
-DATATYPES = {dtype: name for name, dtype in datatypes.NUMPY.items()}
 # The field of InferTensorContents that holds the elements of a datatype; FP16 travels only raw.
 TYPED = {
     "BOOL": "bool_contents",
@@ -148,7 +147,7 @@ def named(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     """The V2 datatype of an output, and the output; arrays of numpy's own strings become BYTES."""
     if tensor.dtype.kind in "SU":
         tensor = tensor.astype(np.object_)
-    datatype = DATATYPES.get(tensor.dtype)
+    datatype = datatypes.NAMES.get(tensor.dtype)
     if datatype is None:
         raise ModelFailure(
             f"the model's output '{name}' is of numpy's type {tensor.dtype}, which is no type of the protocol"
