@@ -19,6 +19,7 @@ from lookwire.local import LocalServer
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.metrics import Metrics
 from lookwire_server.rpc.guard import to_status
+from lookwire_server.rpc.reflection import ReflectionServicer
 from lookwire_server.rpc.v2.stream import Streams
 from tests.server import v2_models
 from tests.server.v2_models import raw_request, refused
@@ -179,6 +180,23 @@ def test_idle_reflection_does_not_hold_up_a_stop(models: Path) -> None:
     assert seconds < 8
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
     assert failure.value.details() == "the server is stopping"
+
+
+async def test_a_stop_while_a_reflection_is_answered_ends_the_stream_with_a_status() -> None:
+    """A stop between an answer and the next question does not cancel the call, which would leave it without a status."""
+    servicer, call = ReflectionServicer(["a.Service"]), StreamCall()
+
+    async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        while True:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    answers = aiter(servicer.ServerReflectionInfo(questions(), call))  # type: ignore[arg-type]  # it only aborts
+    await anext(answers)
+    servicer.end_streams()
+
+    with pytest.raises(StopAsyncIteration):
+        await anext(answers)
+    assert call.code is grpc.StatusCode.UNAVAILABLE
 
 
 class StreamCall:

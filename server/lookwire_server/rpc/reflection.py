@@ -19,28 +19,39 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(names)
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._reading: set[asyncio.Future[Any]] = set()
         self._stopping = False
 
     async def ServerReflectionInfo(
         self, requests: AsyncIterable[pb.ServerReflectionRequest], context: Context
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        task: Any = asyncio.current_task()  # never None in a coroutine
-        self._streams.add(task)
-        try:
-            if not self._stopping:
-                async for response in super().ServerReflectionInfo(requests, context):
-                    yield response
+        async for response in super().ServerReflectionInfo(self._until_stop(requests), context):
+            yield response
+        if self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    async def _until_stop(
+        self, requests: AsyncIterable[pb.ServerReflectionRequest]
+    ) -> AsyncIterator[pb.ServerReflectionRequest]:
+        """The requests, until the server stops.
+
+        Only the reading is ever cancelled: a call that is cancelled while grpc writes a response ends without a status.
+        """
+        iterator = aiter(requests)
+        while not self._stopping:
+            reading = asyncio.ensure_future(anext(iterator, None))
+            self._reading.add(reading)
+            try:
+                await asyncio.wait([reading])
+            finally:
+                reading.cancel()
+                self._reading.discard(reading)
+            if reading.cancelled() or (request := reading.result()) is None:
                 return
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-        finally:
-            self._streams.discard(task)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            yield request
 
     def end_streams(self) -> None:
         """Ends every stream with UNAVAILABLE, and those that come later."""
         self._stopping = True
-        for task in self._streams:
-            task.cancel()
+        for reading in self._reading:
+            reading.cancel()
