@@ -1,7 +1,7 @@
-"""Writes open_clip's byte-pair encoding as a `tokenizer.json` of the `tokenizers` library, offline.
+"""Writes a library's tokenizer as a `tokenizer.json` of the `tokenizers` library, offline.
 
-For text that has been cleaned the way open_clip cleans it, `Tokenizer.from_str(tokenizer_json(t)).encode(text,
-add_special_tokens=False).ids` are `t.encode(text)`. Cleaning, begin, end, cutting and padding are the server's work.
+The server's procedure on such a file is: clean the text as the manifest says, `encode` it with truncation to the context
+length, and pad on the right. Its ids are those of the library's own tokenizer.
 """
 
 import json
@@ -11,12 +11,22 @@ from typing import Any
 
 import regex
 
+from lookwire_export.reference import ExportError
+
 BEGIN, END = "<start_of_text>", "<end_of_text>"
 END_OF_WORD = "</w>"
 
 
 def tokenizer_json(tokenizer: Any) -> str:
-    """Returns the file's text for an `open_clip.SimpleTokenizer`, as compact as JSON can be."""
+    """Returns the file's text for an `open_clip.SimpleTokenizer` that cleans by "lower", as compact as JSON can be.
+
+    open_clip has the byte-pair encoding in its own form: merges, and a pattern that splits a text into words.
+    """
+    if tokenizer.all_special_ids != [tokenizer.encoder[BEGIN], tokenizer.encoder[END]]:
+        raise ExportError(
+            f"the tokenizer has special words other than {BEGIN} and {END}: only open_clip's own vocabulary is supported"
+        )
+    special = [_template_item(BEGIN), {"Sequence": {"id": "A", "type_id": 0}}, _template_item(END)]
     vocabulary: dict[str, int] = dict(tokenizer.encoder)
     ranked = sorted(tokenizer.bpe_ranks.items(), key=lambda item: item[1])
     merges = [f"{first} {second}" for (first, second), _ in ranked]
@@ -43,11 +53,54 @@ def tokenizer_json(tokenizer: Any) -> str:
         "added_tokens": [],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
-        "post_processor": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": special,
+            "pair": [*special, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {
+                word: {"id": word, "ids": [tokenizer.encoder[word]], "tokens": [word]} for word in (BEGIN, END)
+            },
+        },
         "decoder": None,
         "model": model,
     }
+    return _text(whole)
+
+
+def huggingface_tokenizer_json(tokenizer: Any) -> str:
+    """Returns the file's text for a transformers tokenizer that is backed by the `tokenizers` library.
+
+    With it, the server's procedure gives the ids of `tokenizer(texts, padding="max_length", max_length=context_length,
+    truncation=True)`. Raises ExportError for a tokenizer that does what the file cannot say.
+    """
+    kind = type(tokenizer).__name__
+    if not getattr(tokenizer, "is_fast", False):
+        raise ExportError(
+            f"{kind} is not backed by the tokenizers library, so it cannot be written as a tokenizer.json: give a "
+            "directory with a tokenizer.json, which transformers' converters make of a SentencePiece model"
+        )
+    for attribute, expected in (
+        ("padding_side", "right"),
+        ("truncation_side", "right"),
+        ("split_special_tokens", False),
+    ):
+        value = getattr(tokenizer, attribute)
+        if value != expected:
+            raise ExportError(
+                f"{kind} has {attribute} {value!r}, only {expected!r} is supported: set it in the tokenizer_config.json if "
+                f"the model was trained with {expected!r}"
+            )
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    # A tokenizer keeps the truncation and padding of its last call.
+    return _text(whole | {"truncation": None, "padding": None})
+
+
+def _text(whole: dict[str, Any]) -> str:
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+
+
+def _template_item(word: str) -> dict[str, Any]:
+    return {"SpecialToken": {"id": word, "type_id": 0}}
 
 
 def _words() -> str:

@@ -18,6 +18,9 @@ from lookwire_server.models.model import Model
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.repository import Repository
 
+# Where the export puts weights that a graph is too large to hold.
+DATA_FILE = "model.onnx.data"
+
 log = structlog.get_logger()
 
 
@@ -70,13 +73,10 @@ class EncoderBackend:
             )
         model = versions[tower.version]
         repository.keep(model, by=encoder)
-        path = repository.directory(tower.model) / str(tower.version) / onnxruntime.FILE
-        digest = await asyncio.to_thread(sha256, path)
-        if digest != tower.sha256:
-            raise FailedPrecondition(
-                f"encoder '{manifest.name}' is pinned to another file than {path}: SHA-256 is {digest[:12]}..., the manifest "
-                f"says {tower.sha256[:12]}...; export both together"
-            )
+        directory = repository.directory(tower.model) / str(tower.version)
+        for file, pinned in ((onnxruntime.FILE, tower.sha256), (DATA_FILE, tower.data_sha256)):
+            if pinned is not None:
+                await asyncio.to_thread(check_digest, directory / file, pinned, manifest.name)
         inputs = [spec.name for spec in model.config.inputs]
         outputs = {spec.name: spec.dims for spec in model.config.outputs}
         if inputs != [input] or outputs.get("embedding") != (manifest.dimension,):
@@ -87,7 +87,15 @@ class EncoderBackend:
         return model
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_digest(path: Path, pinned: str, encoder: str) -> None:
+    """Raises FailedPrecondition unless the file is there and its SHA-256, in hexadecimal, is the pinned one."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise FailedPrecondition(f"encoder '{encoder}' is pinned to {path}, which does not exist") from None
+    if digest != pinned:
+        raise FailedPrecondition(
+            f"encoder '{encoder}' is pinned to another file than {path}: SHA-256 is {digest[:12]}..., the manifest "
+            f"says {pinned[:12]}...; export both together"
+        )

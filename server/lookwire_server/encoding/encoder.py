@@ -78,7 +78,7 @@ class TextTower:
     def by_length(self, indexes: Sequence[int], ids: Sequence[Sequence[int]]) -> list[tuple[list[int], Tensor]]:
         """Groups texts whose padded lengths are equal: input indexes, and int32 ids of shape [texts, length]."""
         rules = self.rules
-        cut = rules.causal and rules.pooling == "eos"
+        cut = rules.padding == "longest"
         groups: dict[int, list[int]] = {}
         for position, tokens in enumerate(ids):
             length = min(self.padding.bucket(len(tokens)), rules.context_length) if cut else rules.context_length

@@ -53,7 +53,7 @@ class ImageDecoder:
 
 
 def decode(data: bytes, rules: ImageRules, limits: ImageLimits) -> Pixels:
-    """Decodes, resizes, crops and converts one image; the order of these steps is open_clip's."""
+    """Decodes one image and makes it the pixels that the rules want, uint8 of shape [size, size, 3]."""
     if not data:
         raise InvalidImage("the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -90,7 +90,7 @@ def check_size(size: tuple[int, int], what: str, limits: ImageLimits) -> None:
 
 
 def resized(size: tuple[int, int], rules: ImageRules) -> tuple[int, int]:
-    """Width and height before the crop; torchvision truncates the longer edge."""
+    """Width and height before the crop; torchvision and transformers truncate the longer edge."""
     width, height = size
     if rules.resize == "squash":
         return rules.size, rules.size
@@ -100,11 +100,25 @@ def resized(size: tuple[int, int], rules: ImageRules) -> tuple[int, int]:
 
 
 def transform(image: Image.Image, rules: ImageRules) -> Image.Image:
-    """Torchvision's Resize and CenterCrop on a Pillow image, then RGB; returns `size` x `size`."""
+    """Resizes, crops and converts as torchvision or transformers' Pillow processors do; returns `size` x `size` in RGB."""
+    if rules.convert_rgb == "before_resize":
+        image = on_white(image).convert("RGB")
     target = resized(image.size, rules)
     if target != image.size:
         image = image.resize(target, INTERPOLATIONS[rules.interpolation])
-    # torchvision rounds half to even where the crop begins, as Python does.
-    left = round((target[0] - rules.size) / 2.0)
-    top = round((target[1] - rules.size) / 2.0)
+    left, top = (crop_offset(edge - rules.size, rules) for edge in target)
     return image.crop((left, top, left + rules.size, top + rules.size)).convert("RGB")
+
+
+def crop_offset(surplus: int, rules: ImageRules) -> int:
+    """Where the centre crop begins on an edge that is `surplus` pixels too long."""
+    # Python rounds half to even, as torchvision does.
+    return surplus // 2 if rules.crop == "floor" else round(surplus / 2)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The image without transparency; `transformers.image_transforms.convert_to_rgb` lays it on white."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

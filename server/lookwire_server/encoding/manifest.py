@@ -3,13 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookwire_server.errors import InvalidArgument
 
 FILE = "manifest.json"
+SCHEMA_VERSION = 2
+# What pins a tower's weights.
+WEIGHTS = {"sha256", "data_sha256"}
 
 
 class Strict(BaseModel):
@@ -18,12 +21,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class Tower(Strict):
-    """A model that is one half of the encoder, pinned by the SHA-256 of its model file."""
+    """A model that is one half of the encoder, pinned by the SHA-256 of its model file.
+
+    `data_sha256` is of the file beside it that holds the weights, where the graph is too large to hold them itself.
+    """
 
     model: str
     version: int = Field(ge=1)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Digest
+    data_sha256: Digest | None
 
 
 class Towers(Strict):
@@ -37,7 +47,10 @@ class ImageRules(Strict):
     """How an image becomes the image tower's uint8 pixels of shape [size, size, 3].
 
     `resize`: "shortest" brings the shorter edge to `size` and crops the centre; "squash" ignores the aspect ratio.
-    `convert_rgb` "after_resize" is open_clip's order: the file's own mode is resized and cropped, then converted.
+    `crop`: where the crop begins when (resized - size) / 2 is no whole number: "round" to the even neighbour, as
+    torchvision does, or "floor", as transformers does.
+    `convert_rgb`: "after_resize" is open_clip's order: the file's own mode is resized and cropped, then converted.
+    "before_resize" is transformers': what is transparent is laid on white and all is converted, then resized.
     `mean` and `std` are already part of the graph; they are kept for the record.
     """
 
@@ -46,26 +59,31 @@ class ImageRules(Strict):
     interpolation: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    convert_rgb: Literal["after_resize"]
+    convert_rgb: Literal["before_resize", "after_resize"]
+    crop: Literal["round", "floor"]
     exif_orientation: Literal["ignored"]
 
 
 class TextRules(Strict):
-    """How a text becomes token ids. `clean` "lower" is open_clip's: repaired, unescaped, blanks collapsed, lower case.
+    """How a text becomes token ids: cleaned, tokenised with begin and end by `tokenizer`, cut, replaced, padded.
 
-    `causal` with `pooling` "eos" proves that ids after the end token have no effect, so that a batch may be cut to its
-    longest text; otherwise texts are padded with `pad_id` to `context_length`.
+    `clean`: open_clip's cleaning of that name; "none" leaves the text to the tokenizer's own normaliser.
+    `context_length` is the most ids that a text may have, begin and end included.
+    `padding`: "max_length" pads every text with `pad_id` to `context_length`. "longest" says that the ids after a text's
+    end have no effect on its vector, so that a batch may be cut to its longest text.
+    `replace`: each id `from` becomes `to` before padding.
+    `pooling` and `causal` say what the graph does; they are kept for the record.
     """
 
     tokenizer: str
-    tokenizer_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    clean: Literal["lower"]
+    tokenizer_sha256: Digest
+    clean: Literal["lower", "canonicalize", "whitespace", "none"]
     context_length: int = Field(ge=2)
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int
-    pooling: Literal["eos", "last"]
+    pad_id: int = Field(ge=0)
+    padding: Literal["longest", "max_length"]
+    pooling: str
     causal: bool
+    replace: tuple[tuple[int, int], ...]
 
 
 class Figure(Strict):
@@ -87,13 +105,14 @@ class Parity(Strict):
 
 
 class Manifest(Strict):
-    """The whole file."""
+    """The whole file. `fp32_layers` are those that an export of less precision left as they were."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     description: str = ""
     dimension: int = Field(ge=1)
     precision: str
+    fp32_layers: tuple[str, ...]
     towers: Towers
     image: ImageRules | None = None
     text: TextRules | None = None
@@ -108,9 +127,9 @@ class Manifest(Strict):
         decides = {
             "dimension": self.dimension,
             "image": self.image and self.image.model_dump(),
-            "image_sha256": self.towers.image and self.towers.image.sha256,
+            "image_tower": self.towers.image and self.towers.image.model_dump(include=WEIGHTS),
             "text": self.text and self.text.model_dump(exclude={"tokenizer"}),
-            "text_sha256": self.towers.text and self.towers.text.sha256,
+            "text_tower": self.towers.text and self.towers.text.model_dump(include=WEIGHTS),
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -123,6 +142,7 @@ def read(directory: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
+        _check_schema(error, path)
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()
         )
@@ -134,3 +154,16 @@ def read(directory: Path) -> Manifest:
         if (tower is None) != (rules is None):
             raise InvalidArgument(f"{path}: '{name}' and 'towers.{name}' must both be present or both be absent")
     return manifest
+
+
+def _check_schema(error: ValidationError, path: Path) -> None:
+    """Raises InvalidArgument if the file is of another schema: then its other problems only follow from that."""
+    for problem in error.errors():
+        version = problem["input"]
+        if problem["loc"] != ("schema_version",) or type(version) is not int:
+            continue
+        if version < SCHEMA_VERSION:
+            remedy = "it was written by an older lookwire-export: export the encoder again"
+        else:
+            remedy = "it was written by a newer lookwire-export: update the server"
+        raise InvalidArgument(f"{path}: schema_version is {version}, this server reads {SCHEMA_VERSION}; {remedy}")
