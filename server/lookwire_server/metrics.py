@@ -1,6 +1,7 @@
 """Everything that Lookwire counts and times, in one object.
 
-`app` builds it and passes it to the RPCs' guard, the batcher and the collections, which alone record; a test passes a fresh one.
+`app` builds it and passes it to the RPCs' guard, the batcher, the encoders, the cache of labels and the collections, which alone
+record; a test passes a fresh one.
 """
 
 from collections.abc import Iterable
@@ -64,6 +65,12 @@ class Metrics:
             "lookwire_rejected_requests",
             "Requests to a model that were not executed: queue_full, queue_timeout, deadline, cancelled, shutdown.",
             ("model", "version", "reason"),
+        )
+        self.label_cache_hits = counter(
+            "lookwire_label_cache_hits", "Label groups of Classify whose vectors were kept or being made."
+        )
+        self.label_cache_misses = counter(
+            "lookwire_label_cache_misses", "Label groups of Classify whose vectors had to be made."
         )
         self.collection_items = gauge("lookwire_collection_items", "Items of a collection.", ("collection",))
         self.commit_writes = histogram("lookwire_commit_writes", "Write requests that one commit put on disk.", ROWS)

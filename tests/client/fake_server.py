@@ -53,7 +53,7 @@ class FakeServer(
             context.abort_with_status(rpc_status.to_status(reply))
         return reply
 
-    ListEncoders = GetEncoder = Embed = _answer
+    ListEncoders = GetEncoder = Embed = Score = Classify = _answer
     CreateCollection = GetCollection = ListCollections = DeleteCollection = _answer
     UpsertItems = GetItems = DeleteItems = ListItems = CountItems = _answer
     Search = _answer

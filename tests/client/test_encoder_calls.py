@@ -7,7 +7,7 @@ from google.rpc.code_pb2 import INVALID_ARGUMENT
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from lookwire import Client, Encoder, ParityFigure, ParityRecord, StageTimes, errors
+from lookwire import Client, Encoder, LabelGroup, LabelScore, ParityFigure, ParityRecord, StageTimes, errors
 from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire.v1.stage_times_pb2 import StageTimes as StageTimesMessage
 from lookwire.v1.vector_pb2 import VECTOR_FORMAT_F16, VECTOR_FORMAT_F32, Matrix
@@ -25,6 +25,7 @@ ENCODER = pb.Encoder(
     precision="fp32",
     logit_scale=100.0,
     logit_bias=-0.5,
+    score_rule=pb.SCORE_RULE_SIGMOID,
     parity=pb.ParityRecord(
         reference="open_clip 3.2",
         passed=True,
@@ -74,6 +75,7 @@ def test_get_encoder(client: Client, server: FakeServer) -> None:
                 ParityFigure("max_difference", 0.0, at_least=None, at_most=1e-5),
             ),
         ),
+        score_rule="sigmoid",
     )
 
 
@@ -159,5 +161,116 @@ def test_embed_refuses_what_cannot_be_sent(client: Client, server: FakeServer) -
         client.embed(images=["red.png"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="nothing to embed"):
         client.embed()
+
+    assert server.requests == []
+
+
+def test_score(client: Client, server: FakeServer, tmp_path: Path) -> None:
+    """A string is a text, bytes and a path are an image, on both sides of a pair; the lists come as arrays."""
+    (tmp_path / "a.png").write_bytes(b"from file")
+    server.reply(
+        pb.ScoreResponse(
+            cosines=[0.5, -0.25],
+            clip_scores=[50, 0],
+            logits=[10, -5],
+            probabilities=[0.75, 0.125],
+            fingerprint="f" * 32,
+            times=StageTimesMessage(infer_us=4, total_us=9),
+        )
+    )
+
+    scores = client.score([("red", b"in memory"), (tmp_path / "a.png", "")], encoder="small")
+
+    image, file = pb.Input(image=b"in memory"), pb.Input(image=b"from file")
+    pairs = [pb.Pair(first=pb.Input(text="red"), second=image), pb.Pair(first=file, second=pb.Input(text=""))]
+    assert server.requests == [pb.ScoreRequest(encoder="small", pairs=pairs)]
+    assert scores.cosines.dtype == scores.logits.dtype == np.float32
+    assert scores.cosines.tolist() == [0.5, -0.25]
+    assert scores.clip_scores.tolist() == [50, 0]
+    assert scores.logits.tolist() == [10, -5]
+    assert scores.probabilities is not None
+    assert scores.probabilities.tolist() == [0.75, 0.125]
+    assert scores.fingerprint == "f" * 32
+    assert scores.times == StageTimes(0, 0, 0, 4, 0, 0, 0, 9)
+    assert scores.errors == {}
+
+
+def test_score_partial(client: Client, server: FakeServer) -> None:
+    """A pair that failed is NaN with `partial`, and else the call's error as the server words it."""
+    reply = pb.ScoreResponse(cosines=[0.5, 0], clip_scores=[50, 0], logits=[10, 0], errors=[failed_input(1)])
+    server.reply(reply, reply)
+    pairs = [("red", b"a"), ("red", b"b")]
+
+    scores = client.score(pairs, partial=True)
+    with pytest.raises(errors.InvalidArgument, match=r"^no image$"):
+        client.score(pairs)
+
+    for values in (scores.cosines, scores.clip_scores, scores.logits):
+        assert np.isnan(values).tolist() == [False, True]
+    assert scores.probabilities is None
+    assert list(scores.errors) == [1]
+
+
+def test_classify(client: Client, server: FakeServer) -> None:
+    """Groups of names, of names with prompts and with templates are sent as given; labels come by name, best first."""
+    first = pb.LabelScores(labels=[1, 0], cosines=[0.5, 0.25], logits=[2, 1], probabilities=[0.75, 0.25])
+    second = pb.LabelScores(labels=[0], cosines=[0.125], logits=[0.5], probabilities=[1])
+    server.reply(pb.ClassifyResponse(classifications=[pb.Classification(groups=[first, second])], fingerprint="f" * 32))
+    kinds = LabelGroup({"dress": ["a gown", "a frock"], "hat": []}, ["a photo of a {}"])
+
+    result = client.classify([b"photo"], {"colour": ["red", "blue"], "kind": kinds}, top_k=2, encoder="small")
+
+    groups = [
+        pb.LabelGroup(name="colour", labels=[pb.Label(name="red"), pb.Label(name="blue")]),
+        pb.LabelGroup(
+            name="kind",
+            labels=[pb.Label(name="dress", prompts=["a gown", "a frock"]), pb.Label(name="hat")],
+            templates=["a photo of a {}"],
+        ),
+    ]
+    inputs = [pb.Input(image=b"photo")]
+    assert server.requests == [pb.ClassifyRequest(encoder="small", inputs=inputs, groups=groups, top_k=2)]
+    assert result.fingerprint == "f" * 32
+    assert result.groups == (
+        {
+            "colour": (LabelScore("blue", 0.5, 2.0, 0.75), LabelScore("red", 0.25, 1.0, 0.25)),
+            "kind": (LabelScore("dress", 0.125, 0.5, 1.0),),
+        },
+    )
+
+
+def test_classify_partial(client: Client, server: FakeServer) -> None:
+    """An input that failed has no labels with `partial`, and else is the call's error with its index."""
+    scores = pb.LabelScores(labels=[0], cosines=[0.5], logits=[2], probabilities=[1])
+    good = pb.Classification(groups=[scores])
+    reply = pb.ClassifyResponse(classifications=[good, pb.Classification()], errors=[failed_input(1)])
+    server.reply(reply, reply)
+
+    result = client.classify([b"a", b"b"], {"colour": ["red"]}, partial=True)
+    with pytest.raises(errors.InvalidArgument, match=r"^inputs\[1\]: no image$"):
+        client.classify([b"a", b"b"], {"colour": ["red"]})
+
+    assert result.groups == ({"colour": (LabelScore("red", 0.5, 2.0, 1.0),)}, {})
+    assert list(result.errors) == [1]
+
+
+def test_score_and_classify_refuse_what_cannot_be_sent(client: Client, server: FakeServer) -> None:
+    """One string for a list, nothing to do, and an image of another type never reach the server."""
+    with pytest.raises(ValueError, match="nothing to score"):
+        client.score([])
+    with pytest.raises(TypeError, match=r"bytes or a pathlib\.Path, not int"):
+        client.score([("red", 7)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a list of texts and images"):
+        client.classify("red", {"colour": ["red"]})
+    with pytest.raises(ValueError, match="nothing to classify"):
+        client.classify([], {"colour": ["red"]})
+    with pytest.raises(ValueError, match="top_k is at least 0"):
+        client.classify(["red"], {"colour": ["red"]}, top_k=-1)
+    with pytest.raises(TypeError, match="group 'colour': labels are a list of strings, not one string"):
+        client.classify(["red"], {"colour": "red"})
+    with pytest.raises(TypeError, match="group 'colour': templates are a list of strings"):
+        client.classify(["red"], {"colour": LabelGroup(["red"], "a {}")})
+    with pytest.raises(TypeError, match="group 'colour': prompts of 'red' are a list of strings"):
+        client.classify(["red"], {"colour": LabelGroup({"red": "a red one"})})
 
     assert server.requests == []

@@ -21,6 +21,7 @@ from lookwire.errors import FieldViolation, LookwireError
 from lookwire.filters import Filter, all_of, any_of, field, ids, none_of
 from lookwire.queries import Query
 from lookwire.types import (
+    Classifications,
     Collection,
     Deleted,
     Embeddings,
@@ -28,9 +29,12 @@ from lookwire.types import (
     FieldType,
     Hit,
     Item,
+    LabelGroup,
+    LabelScore,
     ParityFigure,
     ParityRecord,
     Plan,
+    Scores,
     SearchResult,
     StageTimes,
     StoredItem,
@@ -41,6 +45,7 @@ __version__ = version("lookwire")
 
 __all__ = [
     "AsyncClient",
+    "Classifications",
     "Client",
     "Collection",
     "Deleted",
@@ -51,11 +56,14 @@ __all__ = [
     "Filter",
     "Hit",
     "Item",
+    "LabelGroup",
+    "LabelScore",
     "LookwireError",
     "ParityFigure",
     "ParityRecord",
     "Plan",
     "Query",
+    "Scores",
     "SearchResult",
     "StageTimes",
     "StoredItem",

@@ -12,13 +12,17 @@ from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
 from lookwire.types import (
+    Classifications,
     Collection,
+    Content,
     Deleted,
     Embeddings,
     Encoder,
     FieldType,
     Image,
     Item,
+    LabelGroup,
+    Scores,
     SearchResult,
     StoredItem,
     Upserted,
@@ -94,6 +98,30 @@ class AsyncClient:
     ) -> Embeddings:
         """See `Client.embed`."""
         return await self._run(calls.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+
+    async def score(
+        self,
+        pairs: Sequence[tuple[Content, Content]],
+        *,
+        encoder: str = "",
+        partial: bool = False,
+        timeout: float | None = None,
+    ) -> Scores:
+        """See `Client.score`."""
+        return await self._run(calls.score(pairs, encoder, partial=partial), timeout)
+
+    async def classify(
+        self,
+        inputs: Sequence[Content],
+        groups: Mapping[str, Sequence[str] | LabelGroup],
+        *,
+        top_k: int = 0,
+        encoder: str = "",
+        partial: bool = False,
+        timeout: float | None = None,
+    ) -> Classifications:
+        """See `Client.classify`."""
+        return await self._run(calls.classify(inputs, groups, encoder, top_k=top_k, partial=partial), timeout)
 
     async def create_collection(
         self,

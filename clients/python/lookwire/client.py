@@ -12,13 +12,17 @@ from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
 from lookwire.types import (
+    Classifications,
     Collection,
+    Content,
     Deleted,
     Embeddings,
     Encoder,
     FieldType,
     Image,
     Item,
+    LabelGroup,
+    Scores,
     SearchResult,
     StoredItem,
     Upserted,
@@ -109,6 +113,45 @@ class Client:
         is full.
         """
         return self._run(calls.embed(texts, images, encoder, partial=partial, float16=float16), timeout)
+
+    def score(
+        self,
+        pairs: Sequence[tuple[Content, Content]],
+        *,
+        encoder: str = "",
+        partial: bool = False,
+        timeout: float | None = None,
+    ) -> Scores:
+        """Returns how well the inputs of each pair match: image and text, two images, or two texts; 1 to 1,024 pairs.
+
+        A string is a text, never a path; bytes and a `Path` are an image. Equal inputs are embedded once. A pair with an
+        input that cannot be embedded raises its error, which names that input, as in `pairs[3].first`; with `partial` its
+        scores are NaN and its error is in `errors`, by index. Raises as `embed` does besides.
+        """
+        return self._run(calls.score(pairs, encoder, partial=partial), timeout)
+
+    def classify(
+        self,
+        inputs: Sequence[Content],
+        groups: Mapping[str, Sequence[str] | LabelGroup],
+        *,
+        top_k: int = 0,
+        encoder: str = "",
+        partial: bool = False,
+        timeout: float | None = None,
+    ) -> Classifications:
+        """Returns which labels of each group fit each input, best first.
+
+            client.classify([Path("a.jpg")], {"colour": ["red", "blue"], "kind": LabelGroup(KINDS, ["a photo of a {}"])})
+
+        A string is a text, never a path; bytes and a `Path` are an image; 1 to 1,024 in any mix. Groups are lists of names,
+        or a `LabelGroup` with templates or prompts; at most 4,096 prompts in all. `top_k` is the number of labels returned
+        of each group, 0 for all of them.
+
+        An input that cannot be embedded raises its error, which names its index; with `partial` it has no labels and its
+        error is in `errors`, by index. Raises InvalidArgument for groups that are wrong, and as `embed` does besides.
+        """
+        return self._run(calls.classify(inputs, groups, encoder, top_k=top_k, partial=partial), timeout)
 
     def create_collection(
         self,

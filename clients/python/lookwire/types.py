@@ -14,6 +14,8 @@ from lookwire.errors import LookwireError
 
 Image: TypeAlias = bytes | Path
 """An encoded image: its bytes, or the path of its file."""
+Content: TypeAlias = str | bytes | Path
+"""What an encoder takes: a string is a text, never a path; bytes and a path are an image."""
 VectorLike: TypeAlias = NDArray[Any] | Sequence[float]
 """A vector [d] of numbers."""
 
@@ -60,7 +62,8 @@ class Encoder:
 
     Vectors may be compared only if their `fingerprint` is the same. `modalities` holds "text" and "image" as served;
     `image_size` (pixels) or `context_length` (tokens) is 0 for one that is not. `logit_bias` is None where the encoder
-    has none, `parity` where it was never compared with a reference.
+    has none, `parity` where it was never compared with a reference. `score_rule` says how logits become probabilities:
+    "softmax" (the labels of a group share 1) or "sigmoid" (each label for itself).
     """
 
     name: str
@@ -75,6 +78,7 @@ class Encoder:
     logit_scale: float
     logit_bias: float | None
     parity: ParityRecord | None
+    score_rule: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +90,66 @@ class Embeddings:
     """
 
     vectors: NDArray[np.float32]
+    fingerprint: str
+    times: StageTimes
+    errors: Mapping[int, LookwireError]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """How well the inputs of each pair match; arrays are float32 [n], in the order of the pairs.
+
+    `cosines` are in [-1, 1], `clip_scores` are 100 x max(cosine, 0), `logits` are the encoder's scale x cosine + bias.
+    `probabilities` are the sigmoids of the logits, or None for an encoder whose rule is the softmax, which needs a set of
+    alternatives. A pair that failed is NaN and has an entry in `errors`, by index; there are such pairs only if the call
+    asked for them.
+    """
+
+    cosines: NDArray[np.float32]
+    clip_scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
+    fingerprint: str
+    times: StageTimes
+    errors: Mapping[int, LookwireError]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelGroup:
+    """Labels that an input is compared with, such as the colours.
+
+    `labels` are names, or names with prompts of their own, texts that describe the label. A label without prompts is
+    described by `templates`, such as "a photo of a {}", each with {} exactly once for the name; without templates, by its
+    name alone. Several prompts are averaged.
+    """
+
+    labels: Sequence[str] | Mapping[str, Sequence[str]]
+    templates: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """How well one label fits: a cosine in [-1, 1], the encoder's scale x cosine + bias, and a probability in [0, 1].
+
+    The probabilities of all labels of a group sum to 1 where the encoder's rule is the softmax; by the sigmoid each label
+    has its own, whatever the others are.
+    """
+
+    label: str
+    cosine: float
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifications:
+    """The labels of each input, best first, by group: `result.groups[0]["colour"][0].label`.
+
+    `groups` has an element for each input. That of an input that failed is empty and has an entry in `errors`, by index;
+    there are such inputs only if the call asked for them.
+    """
+
+    groups: tuple[Mapping[str, tuple[LabelScore, ...]], ...]
     fingerprint: str
     times: StageTimes
     errors: Mapping[int, LookwireError]

@@ -1,22 +1,29 @@
 """EncoderService."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 
 from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire.v1 import encoder_service_pb2_grpc
-from lookwire_server.encoding.encoder import Encoder
+from lookwire.v1.stage_times_pb2 import StageTimes
+from lookwire_server.encoding.encoder import Encoder, Times
 from lookwire_server.encoding.encoders import Encoders
-from lookwire_server.errors import InvalidArgument
+from lookwire_server.encoding.labels import LabelCache, LabelSet, LabelVectors
+from lookwire_server.encoding.scores import ScoreRule
+from lookwire_server.errors import InvalidArgument, LookwireError
 from lookwire_server.models.model import Lane
-from lookwire_server.rpc import convert
+from lookwire_server.models.together import together
+from lookwire_server.rpc import convert, labels, scores
 from lookwire_server.rpc.guard import to_status
 
 MAX_INPUTS = 1024
 # A request of more inputs than this is bulk work: single queries go before it.
 BULK_INPUTS = 16
+STAGES = ("decode", "tokenise", "queue", "infer")
+SCORE_RULES = {"softmax": pb.SCORE_RULE_SOFTMAX, "sigmoid": pb.SCORE_RULE_SIGMOID}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,8 +31,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
     """Answers with the encoders of the repository."""
 
-    def __init__(self, encoders: Encoders) -> None:
+    def __init__(self, encoders: Encoders, label_cache: LabelCache) -> None:
         self._encoders = encoders
+        self._label_cache = label_cache
 
     async def ListEncoders(self, request: pb.ListEncodersRequest, context: Context) -> pb.ListEncodersResponse:
         return pb.ListEncodersResponse(encoders=map(describe, self._encoders.list()))
@@ -36,25 +44,93 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         started = time.monotonic()
         member = convert.vector_format(request.vector_format)
-        if not 1 <= len(request.inputs) <= MAX_INPUTS:
-            raise InvalidArgument(
-                f"expected 1 to {MAX_INPUTS} inputs, got {len(request.inputs)}", field="inputs", limit=MAX_INPUTS
-            )
+        check_count(request.inputs, "inputs")
         encoder = self._encoders.get(request.encoder)
         inputs = [content(message, f"inputs[{index}]") for index, message in enumerate(request.inputs)]
-        lane = Lane.BULK if len(inputs) > BULK_INPUTS else Lane.INTERACTIVE
-        embedded = await encoder.embed(inputs, lane=lane, deadline=convert.deadline(context))
-        times = embedded.times
+        embedded = await encoder.embed(inputs, lane=lane(len(inputs)), deadline=convert.deadline(context))
         return pb.EmbedResponse(
             embeddings=convert.matrix(embedded.vectors, member),
-            errors=[
-                pb.InputError(index=index, status=to_status(error)) for index, error in sorted(embedded.errors.items())
-            ],
+            errors=input_errors(embedded.errors),
             fingerprint=encoder.fingerprint,
-            times=convert.stage_times(
-                started, decode=times.decode, tokenise=times.tokenise, queue=times.queue, infer=times.infer
-            ),
+            times=stage_times(started, [embedded.times]),
         )
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        started = time.monotonic()
+        check_count(request.pairs, "pairs")
+        encoder = self._encoders.get(request.encoder)
+        rows: dict[str | bytes, int] = {}
+
+        def row(message: pb.Input, field: str) -> int:
+            """The input's row of the vectors, which equal inputs share."""
+            return rows.setdefault(content(message, field), len(rows))
+
+        pairs = [
+            (row(pair.first, f"pairs[{index}].first"), row(pair.second, f"pairs[{index}].second"))
+            for index, pair in enumerate(request.pairs)
+        ]
+        embedded = await encoder.embed(list(rows), lane=lane(len(rows)), deadline=convert.deadline(context))
+        reply = scores.of_pairs(embedded, pairs, ScoreRule.of(encoder.manifest))
+        reply.fingerprint = encoder.fingerprint
+        reply.times.CopyFrom(stage_times(started, [embedded.times]))
+        return reply
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        started = time.monotonic()
+        check_count(request.inputs, "inputs")
+        sets = labels.from_messages(request.groups)
+        scores.check_count(len(request.inputs), sets, request.top_k)
+        encoder = self._encoders.get(request.encoder)
+        if encoder.manifest.text is None:
+            raise InvalidArgument(
+                f"encoder '{encoder.name}' has no text tower, so that it cannot embed labels; name one that has",
+                field="encoder",
+            )
+        inputs = [content(message, f"inputs[{index}]") for index, message in enumerate(request.inputs)]
+        labelled = await self._labelled(encoder, sets)
+        embedded = await encoder.embed(inputs, lane=lane(len(inputs)), deadline=convert.deadline(context))
+        return pb.ClassifyResponse(
+            classifications=await scores.classifications(
+                embedded, [each.vectors for each in labelled], request.top_k, ScoreRule.of(encoder.manifest)
+            ),
+            errors=input_errors(embedded.errors),
+            fingerprint=encoder.fingerprint,
+            times=stage_times(started, [embedded.times, *(each.times for each in labelled)]),
+        )
+
+    async def _labelled(self, encoder: Encoder, sets: Sequence[LabelSet]) -> list[LabelVectors]:
+        """The vectors of each set."""
+        lane_of_all = lane(self._label_cache.missing_prompts(encoder, sets))
+
+        async def of_group(index: int) -> LabelVectors:
+            try:
+                return await self._label_cache.vectors(encoder, sets[index], lane_of_all)
+            except InvalidArgument as error:
+                raise type(error)(error.message, field=f"groups[{index}]{error.field}", **error.metadata) from None
+
+        return await together([of_group(index) for index in range(len(sets))])
+
+
+def check_count(inputs: Sequence[object], field: str) -> None:
+    """Raises InvalidArgument unless there are as many as a request may have."""
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise InvalidArgument(f"expected 1 to {MAX_INPUTS} {field}, got {len(inputs)}", field=field, limit=MAX_INPUTS)
+
+
+def lane(inputs: int) -> Lane:
+    """The lane that a request of so many inputs deserves."""
+    return Lane.BULK if inputs > BULK_INPUTS else Lane.INTERACTIVE
+
+
+def stage_times(started: float, parts: Sequence[Times]) -> StageTimes:
+    """The stage times of a request, of whose parts some may have run side by side: of each stage, the longest."""
+    longest = {stage: max(getattr(part, stage) for part in parts) for stage in STAGES}
+    return convert.stage_times(started, **longest)
+
+
+def input_errors(errors: Mapping[int, LookwireError]) -> list[pb.InputError]:
+    """The messages of errors by index."""
+    return [pb.InputError(index=index, status=to_status(error)) for index, error in sorted(errors.items())]
 
 
 def content(message: pb.Input, field: str) -> str | bytes:
@@ -82,6 +158,7 @@ def describe(encoder: Encoder) -> pb.Encoder:
         precision=manifest.precision,
         logit_scale=manifest.logit_scale,
         logit_bias=manifest.logit_bias,
+        score_rule=SCORE_RULES[manifest.score],
     )
     if manifest.text:
         message.modalities.append(pb.MODALITY_TEXT)

@@ -2,7 +2,7 @@
 
 from lookwire.calls.call import Call, Page, Result
 from lookwire.calls.collection_service import create_collection, delete_collection, get_collection, list_collections
-from lookwire.calls.encoder_service import embed, get_encoder, list_encoders
+from lookwire.calls.encoder_service import classify, embed, get_encoder, list_encoders, score
 from lookwire.calls.item_service import (
     added,
     count_items,
@@ -19,6 +19,7 @@ __all__ = [
     "Page",
     "Result",
     "added",
+    "classify",
     "count_items",
     "create_collection",
     "delete_collection",
@@ -31,6 +32,7 @@ __all__ = [
     "list_collections",
     "list_encoders",
     "list_items",
+    "score",
     "search",
     "upsert",
 ]

@@ -1,13 +1,25 @@
 """The calls of EncoderService."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookwire.calls.call import Call, stage_times
 from lookwire.errors import FieldViolation, LookwireError, from_status
 from lookwire.images import image_bytes
-from lookwire.types import Embeddings, Encoder, Image, ParityFigure, ParityRecord
+from lookwire.types import (
+    Classifications,
+    Content,
+    Embeddings,
+    Encoder,
+    Image,
+    LabelGroup,
+    LabelScore,
+    ParityFigure,
+    ParityRecord,
+    Scores,
+)
 from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire.v1.vector_pb2 import VECTOR_FORMAT_F16, VECTOR_FORMAT_F32
 from lookwire.vectors import matrix_array
@@ -55,6 +67,107 @@ def embed(
     return Call("Embed", pb.EmbedRequest(encoder=encoder, inputs=inputs, vector_format=vector_format), parse)
 
 
+def score(pairs: Sequence[tuple[Content, Content]], encoder: str, *, partial: bool) -> Call[Scores]:
+    """Asks how well the inputs of each pair match."""
+    request = pb.ScoreRequest(
+        encoder=encoder, pairs=[pb.Pair(first=_input(first), second=_input(second)) for first, second in pairs]
+    )
+    if not request.pairs:
+        raise ValueError("there is nothing to score: give pairs")
+
+    def parse(response: pb.ScoreResponse) -> Scores:
+        failed = {error.index: from_status(error.status) for error in response.errors}
+        if failed and not partial:
+            raise failed[min(failed)]
+
+        def array(values: Sequence[float]) -> NDArray[np.float32]:
+            scores = np.array(values, np.float32)
+            scores[list(failed)] = np.nan
+            return scores
+
+        return Scores(
+            cosines=array(response.cosines),
+            clip_scores=array(response.clip_scores),
+            logits=array(response.logits),
+            probabilities=array(response.probabilities) if response.probabilities else None,
+            fingerprint=response.fingerprint,
+            times=stage_times(response.times),
+            errors=failed,
+        )
+
+    return Call("Score", request, parse)
+
+
+def classify(
+    inputs: Sequence[Content],
+    groups: Mapping[str, Sequence[str] | LabelGroup],
+    encoder: str,
+    *,
+    top_k: int,
+    partial: bool,
+) -> Call[Classifications]:
+    """Asks which labels of each group fit each input."""
+    if isinstance(inputs, str | bytes):
+        raise TypeError("inputs are a list of texts and images, not one of them")
+    if top_k < 0:
+        raise ValueError(f"top_k is at least 0, which means all labels, not {top_k}")
+    request = pb.ClassifyRequest(
+        encoder=encoder,
+        inputs=[_input(content) for content in inputs],
+        groups=[_group(name, group) for name, group in groups.items()],
+        top_k=top_k,
+    )
+    if not request.inputs:
+        raise ValueError("there is nothing to classify: give texts, images or both")
+    names = {group.name: [label.name for label in group.labels] for group in request.groups}
+
+    def parse(response: pb.ClassifyResponse) -> Classifications:
+        failed = {error.index: from_status(error.status) for error in response.errors}
+        if failed and not partial:
+            raise _of_input(*min(failed.items()))
+        return Classifications(
+            groups=tuple(_classification(names, each) for each in response.classifications),
+            fingerprint=response.fingerprint,
+            times=stage_times(response.times),
+            errors=failed,
+        )
+
+    return Call("Classify", request, parse)
+
+
+def _input(content: Content) -> pb.Input:
+    """The message of a text or an image."""
+    return pb.Input(text=content) if isinstance(content, str) else pb.Input(image=image_bytes(content))
+
+
+def _group(name: str, group: Sequence[str] | LabelGroup) -> pb.LabelGroup:
+    """The message of a group, given as one or as the names of its labels."""
+    if not isinstance(group, LabelGroup):
+        group = LabelGroup(group)
+    own_prompts = group.labels if isinstance(group.labels, Mapping) else dict[str, Sequence[str]]()
+    lists = {"labels": group.labels, "templates": group.templates}
+    lists |= {f"prompts of {label!r}": prompts for label, prompts in own_prompts.items()}
+    for what, texts in lists.items():
+        if isinstance(texts, str):
+            raise TypeError(f"group {name!r}: {what} are a list of strings, not one string")
+    labels = [pb.Label(name=label, prompts=own_prompts.get(label, ())) for label in group.labels]
+    return pb.LabelGroup(name=name, labels=labels, templates=group.templates)
+
+
+def _classification(
+    names: Mapping[str, Sequence[str]], message: pb.Classification
+) -> dict[str, tuple[LabelScore, ...]]:
+    """The labels of one input by group, of which one that failed has none; `names` are those of each group's labels."""
+    members = zip(names.items(), message.groups, strict=False)
+    return {group: _label_scores(labels, scores) for (group, labels), scores in members}
+
+
+def _label_scores(labels: Sequence[str], scores: pb.LabelScores) -> tuple[LabelScore, ...]:
+    """The scores of one group, with the names of its labels."""
+    columns = zip(scores.labels, scores.cosines, scores.logits, scores.probabilities, strict=True)
+    return tuple(LabelScore(labels[index], *values) for index, *values in columns)
+
+
 def _of_input(index: int, error: LookwireError) -> LookwireError:
     """The error of one input, as the error of the whole call."""
     field, message = f"inputs[{index}]", f"inputs[{index}]: {error.message}"
@@ -76,7 +189,14 @@ def _encoder(message: pb.Encoder) -> Encoder:
         logit_scale=message.logit_scale,
         logit_bias=message.logit_bias if message.HasField("logit_bias") else None,
         parity=_parity(message.parity) if message.HasField("parity") else None,
+        score_rule=_score_rule(message.score_rule),
     )
+
+
+def _score_rule(value: "pb.ScoreRule.ValueType") -> str:
+    # A newer server may know rules that this client does not.
+    known = pb.ScoreRule.DESCRIPTOR.values_by_number.get(value)
+    return known.name.removeprefix("SCORE_RULE_").lower() if known else str(value)
 
 
 def _parity(message: pb.ParityRecord) -> ParityRecord:

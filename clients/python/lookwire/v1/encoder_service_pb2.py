@@ -27,37 +27,57 @@ from lookwire.v1 import stage_times_pb2 as lookwire_dot_v1_dot_stage__times__pb2
 from lookwire.v1 import vector_pb2 as lookwire_dot_v1_dot_vector__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookwire/v1/encoder_service.proto\x12\x0blookwire.v1\x1a\x17google/rpc/status.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"\xb7\x02\n\x07\x45ncoder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\r\x12)\n\nmodalities\x18\x06 \x03(\x0e\x32\x15.lookwire.v1.Modality\x12\x12\n\nimage_size\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r\x12\x11\n\tprecision\x18\t \x01(\t\x12\x13\n\x0blogit_scale\x18\n \x01(\x01\x12\x17\n\nlogit_bias\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12)\n\x06parity\x18\x0c \x01(\x0b\x32\x19.lookwire.v1.ParityRecordB\r\n\x0b_logit_bias\"]\n\x0cParityRecord\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12*\n\x07\x66igures\x18\x03 \x03(\x0b\x32\x19.lookwire.v1.ParityFigure\"q\n\x0cParityFigure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x15\n\x08\x61t_least\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07\x61t_most\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_at_leastB\n\n\x08_at_most\"\x15\n\x13ListEncodersRequest\">\n\x14ListEncodersResponse\x12&\n\x08\x65ncoders\x18\x01 \x03(\x0b\x32\x14.lookwire.v1.Encoder\"!\n\x11GetEncoderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetEncoderResponse\x12%\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x14.lookwire.v1.Encoder\"3\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"u\n\x0c\x45mbedRequest\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.lookwire.v1.Input\x12\x30\n\rvector_format\x18\x03 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\"\x9e\x01\n\rEmbedResponse\x12\'\n\nembeddings\x18\x01 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\'\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.InputError\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12&\n\x05times\x18\x04 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"?\n\nInputError\x12\r\n\x05index\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x32\xf4\x01\n\x0e\x45ncoderService\x12S\n\x0cListEncoders\x12 .lookwire.v1.ListEncodersRequest\x1a!.lookwire.v1.ListEncodersResponse\x12M\n\nGetEncoder\x12\x1e.lookwire.v1.GetEncoderRequest\x1a\x1f.lookwire.v1.GetEncoderResponse\x12>\n\x05\x45mbed\x12\x19.lookwire.v1.EmbedRequest\x1a\x1a.lookwire.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookwire/v1/encoder_service.proto\x12\x0blookwire.v1\x1a\x17google/rpc/status.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"\xe3\x02\n\x07\x45ncoder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\r\x12)\n\nmodalities\x18\x06 \x03(\x0e\x32\x15.lookwire.v1.Modality\x12\x12\n\nimage_size\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r\x12\x11\n\tprecision\x18\t \x01(\t\x12\x13\n\x0blogit_scale\x18\n \x01(\x01\x12\x17\n\nlogit_bias\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12)\n\x06parity\x18\x0c \x01(\x0b\x32\x19.lookwire.v1.ParityRecord\x12*\n\nscore_rule\x18\r \x01(\x0e\x32\x16.lookwire.v1.ScoreRuleB\r\n\x0b_logit_bias\"]\n\x0cParityRecord\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12*\n\x07\x66igures\x18\x03 \x03(\x0b\x32\x19.lookwire.v1.ParityFigure\"q\n\x0cParityFigure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x15\n\x08\x61t_least\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07\x61t_most\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_at_leastB\n\n\x08_at_most\"\x15\n\x13ListEncodersRequest\">\n\x14ListEncodersResponse\x12&\n\x08\x65ncoders\x18\x01 \x03(\x0b\x32\x14.lookwire.v1.Encoder\"!\n\x11GetEncoderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetEncoderResponse\x12%\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x14.lookwire.v1.Encoder\"3\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"u\n\x0c\x45mbedRequest\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.lookwire.v1.Input\x12\x30\n\rvector_format\x18\x03 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\"\x9e\x01\n\rEmbedResponse\x12\'\n\nembeddings\x18\x01 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\'\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.InputError\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12&\n\x05times\x18\x04 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"?\n\nInputError\x12\r\n\x05index\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"M\n\x04Pair\x12!\n\x05\x66irst\x18\x01 \x01(\x0b\x32\x12.lookwire.v1.Input\x12\"\n\x06second\x18\x02 \x01(\x0b\x32\x12.lookwire.v1.Input\"A\n\x0cScoreRequest\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12 \n\x05pairs\x18\x02 \x03(\x0b\x32\x11.lookwire.v1.Pair\"\xc2\x01\n\rScoreResponse\x12\x0f\n\x07\x63osines\x18\x01 \x03(\x02\x12\x13\n\x0b\x63lip_scores\x18\x02 \x03(\x02\x12\x0e\n\x06logits\x18\x03 \x03(\x02\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12\'\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x17.lookwire.v1.InputError\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12&\n\x05times\x18\x07 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"&\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07prompts\x18\x02 \x03(\t\"Q\n\nLabelGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x06labels\x18\x02 \x03(\x0b\x32\x12.lookwire.v1.Label\x12\x11\n\ttemplates\x18\x03 \x03(\t\"~\n\x0f\x43lassifyRequest\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.lookwire.v1.Input\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.lookwire.v1.LabelGroup\x12\r\n\x05top_k\x18\x04 \x01(\r\"\xae\x01\n\x10\x43lassifyResponse\x12\x34\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1b.lookwire.v1.Classification\x12\'\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.InputError\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12&\n\x05times\x18\x04 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\":\n\x0e\x43lassification\x12(\n\x06groups\x18\x01 \x03(\x0b\x32\x18.lookwire.v1.LabelScores\"U\n\x0bLabelScores\x12\x0e\n\x06labels\x18\x01 \x03(\r\x12\x0f\n\x07\x63osines\x18\x02 \x03(\x02\x12\x0e\n\x06logits\x18\x03 \x03(\x02\x12\x15\n\rprobabilities\x18\x04 \x03(\x02*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02*W\n\tScoreRule\x12\x1a\n\x16SCORE_RULE_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORE_RULE_SOFTMAX\x10\x01\x12\x16\n\x12SCORE_RULE_SIGMOID\x10\x02\x32\xfd\x02\n\x0e\x45ncoderService\x12S\n\x0cListEncoders\x12 .lookwire.v1.ListEncodersRequest\x1a!.lookwire.v1.ListEncodersResponse\x12M\n\nGetEncoder\x12\x1e.lookwire.v1.GetEncoderRequest\x1a\x1f.lookwire.v1.GetEncoderResponse\x12>\n\x05\x45mbed\x12\x19.lookwire.v1.EmbedRequest\x1a\x1a.lookwire.v1.EmbedResponse\x12>\n\x05Score\x12\x19.lookwire.v1.ScoreRequest\x1a\x1a.lookwire.v1.ScoreResponse\x12G\n\x08\x43lassify\x12\x1c.lookwire.v1.ClassifyRequest\x1a\x1d.lookwire.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookwire.v1.encoder_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODALITY']._serialized_start=1237
-  _globals['_MODALITY']._serialized_end=1312
+  _globals['_MODALITY']._serialized_start=2199
+  _globals['_MODALITY']._serialized_end=2274
+  _globals['_SCORERULE']._serialized_start=2276
+  _globals['_SCORERULE']._serialized_end=2363
   _globals['_ENCODER']._serialized_start=133
-  _globals['_ENCODER']._serialized_end=444
-  _globals['_PARITYRECORD']._serialized_start=446
-  _globals['_PARITYRECORD']._serialized_end=539
-  _globals['_PARITYFIGURE']._serialized_start=541
-  _globals['_PARITYFIGURE']._serialized_end=654
-  _globals['_LISTENCODERSREQUEST']._serialized_start=656
-  _globals['_LISTENCODERSREQUEST']._serialized_end=677
-  _globals['_LISTENCODERSRESPONSE']._serialized_start=679
-  _globals['_LISTENCODERSRESPONSE']._serialized_end=741
-  _globals['_GETENCODERREQUEST']._serialized_start=743
-  _globals['_GETENCODERREQUEST']._serialized_end=776
-  _globals['_GETENCODERRESPONSE']._serialized_start=778
-  _globals['_GETENCODERRESPONSE']._serialized_end=837
-  _globals['_INPUT']._serialized_start=839
-  _globals['_INPUT']._serialized_end=890
-  _globals['_EMBEDREQUEST']._serialized_start=892
-  _globals['_EMBEDREQUEST']._serialized_end=1009
-  _globals['_EMBEDRESPONSE']._serialized_start=1012
-  _globals['_EMBEDRESPONSE']._serialized_end=1170
-  _globals['_INPUTERROR']._serialized_start=1172
-  _globals['_INPUTERROR']._serialized_end=1235
-  _globals['_ENCODERSERVICE']._serialized_start=1315
-  _globals['_ENCODERSERVICE']._serialized_end=1559
+  _globals['_ENCODER']._serialized_end=488
+  _globals['_PARITYRECORD']._serialized_start=490
+  _globals['_PARITYRECORD']._serialized_end=583
+  _globals['_PARITYFIGURE']._serialized_start=585
+  _globals['_PARITYFIGURE']._serialized_end=698
+  _globals['_LISTENCODERSREQUEST']._serialized_start=700
+  _globals['_LISTENCODERSREQUEST']._serialized_end=721
+  _globals['_LISTENCODERSRESPONSE']._serialized_start=723
+  _globals['_LISTENCODERSRESPONSE']._serialized_end=785
+  _globals['_GETENCODERREQUEST']._serialized_start=787
+  _globals['_GETENCODERREQUEST']._serialized_end=820
+  _globals['_GETENCODERRESPONSE']._serialized_start=822
+  _globals['_GETENCODERRESPONSE']._serialized_end=881
+  _globals['_INPUT']._serialized_start=883
+  _globals['_INPUT']._serialized_end=934
+  _globals['_EMBEDREQUEST']._serialized_start=936
+  _globals['_EMBEDREQUEST']._serialized_end=1053
+  _globals['_EMBEDRESPONSE']._serialized_start=1056
+  _globals['_EMBEDRESPONSE']._serialized_end=1214
+  _globals['_INPUTERROR']._serialized_start=1216
+  _globals['_INPUTERROR']._serialized_end=1279
+  _globals['_PAIR']._serialized_start=1281
+  _globals['_PAIR']._serialized_end=1358
+  _globals['_SCOREREQUEST']._serialized_start=1360
+  _globals['_SCOREREQUEST']._serialized_end=1425
+  _globals['_SCORERESPONSE']._serialized_start=1428
+  _globals['_SCORERESPONSE']._serialized_end=1622
+  _globals['_LABEL']._serialized_start=1624
+  _globals['_LABEL']._serialized_end=1662
+  _globals['_LABELGROUP']._serialized_start=1664
+  _globals['_LABELGROUP']._serialized_end=1745
+  _globals['_CLASSIFYREQUEST']._serialized_start=1747
+  _globals['_CLASSIFYREQUEST']._serialized_end=1873
+  _globals['_CLASSIFYRESPONSE']._serialized_start=1876
+  _globals['_CLASSIFYRESPONSE']._serialized_end=2050
+  _globals['_CLASSIFICATION']._serialized_start=2052
+  _globals['_CLASSIFICATION']._serialized_end=2110
+  _globals['_LABELSCORES']._serialized_start=2112
+  _globals['_LABELSCORES']._serialized_end=2197
+  _globals['_ENCODERSERVICE']._serialized_start=2366
+  _globals['_ENCODERSERVICE']._serialized_end=2747
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,30 @@ MODALITY_IMAGE: Modality.ValueType  # 2
 """Image."""
 Global___Modality: _TypeAlias = Modality  # noqa: Y015
 
+class _ScoreRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoreRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORE_RULE_UNSPECIFIED: _ScoreRule.ValueType  # 0
+    """Unset; never sent."""
+    SCORE_RULE_SOFTMAX: _ScoreRule.ValueType  # 1
+    """The probabilities of a set of alternatives are the softmax of their logits and sum to 1 (CLIP)."""
+    SCORE_RULE_SIGMOID: _ScoreRule.ValueType  # 2
+    """The probability of each match is the sigmoid of its logit, whatever the others are (SigLIP)."""
+
+class ScoreRule(_ScoreRule, metaclass=_ScoreRuleEnumTypeWrapper):
+    """ScoreRule is how an encoder was trained to turn logits into probabilities."""
+
+SCORE_RULE_UNSPECIFIED: ScoreRule.ValueType  # 0
+"""Unset; never sent."""
+SCORE_RULE_SOFTMAX: ScoreRule.ValueType  # 1
+"""The probabilities of a set of alternatives are the softmax of their logits and sum to 1 (CLIP)."""
+SCORE_RULE_SIGMOID: ScoreRule.ValueType  # 2
+"""The probability of each match is the sigmoid of its logit, whatever the others are (SigLIP)."""
+Global___ScoreRule: _TypeAlias = ScoreRule  # noqa: Y015
+
 @_typing.final
 class Encoder(_message.Message):
     """Encoder describes a pair of towers that embed texts and images into one space."""
@@ -64,6 +88,7 @@ class Encoder(_message.Message):
     LOGIT_SCALE_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     PARITY_FIELD_NUMBER: _builtins.int
+    SCORE_RULE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name identifies the encoder on this server."""
     fingerprint: _builtins.str
@@ -88,6 +113,8 @@ class Encoder(_message.Message):
     """logit_scale is what a cosine is multiplied by before the score rule."""
     logit_bias: _builtins.float
     """logit_bias is what is then added; absent where the encoder has none."""
+    score_rule: Global___ScoreRule.ValueType
+    """score_rule turns logits into probabilities."""
     @_builtins.property
     def modalities(self) -> _containers.RepeatedScalarFieldContainer[Global___Modality.ValueType]:
         """modalities are the kinds of input that it takes."""
@@ -111,10 +138,11 @@ class Encoder(_message.Message):
         logit_scale: _builtins.float = ...,
         logit_bias: _builtins.float | None = ...,
         parity: Global___ParityRecord | None = ...,
+        score_rule: Global___ScoreRule.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "logit_bias", b"logit_bias", "parity", b"parity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "context_length", b"context_length", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "image_size", b"image_size", "logit_bias", b"logit_bias", "logit_scale", b"logit_scale", "modalities", b"modalities", "name", b"name", "parity", b"parity", "precision", b"precision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "context_length", b"context_length", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "image_size", b"image_size", "logit_bias", b"logit_bias", "logit_scale", b"logit_scale", "modalities", b"modalities", "name", b"name", "parity", b"parity", "precision", b"precision", "score_rule", b"score_rule", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logit_bias: _TypeAlias = _typing.Literal["logit_bias"]  # noqa: Y015
     _WhichOneofArgType__logit_bias: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias"]  # noqa: Y015
@@ -386,14 +414,14 @@ Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class InputError(_message.Message):
-    """InputError says why one input could not be embedded."""
+    """InputError says why one input, or a pair of a ScoreRequest, could not be embedded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """index of the input in the request, from 0."""
+    """index of the input, or of the pair, in the request, from 0."""
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """status holds code, message and an ErrorInfo, as a failed call would."""
@@ -411,3 +439,341 @@ class InputError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InputError: _TypeAlias = InputError  # noqa: Y015
+
+@_typing.final
+class Pair(_message.Message):
+    """Pair is two inputs to compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def first(self) -> Global___Input:
+        """first is either a text or an image."""
+
+    @_builtins.property
+    def second(self) -> Global___Input:
+        """second is either a text or an image; all scores are the same with first and second exchanged."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___Input | None = ...,
+        second: Global___Input | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pair: _TypeAlias = Pair  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    """ScoreRequest holds pairs for one encoder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    encoder: _builtins.str
+    """encoder is the encoder's name; may be empty where the server serves exactly one."""
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]:
+        """pairs are 1 to 1,024."""
+
+    def __init__(
+        self,
+        *,
+        encoder: _builtins.str = ...,
+        pairs: _abc.Iterable[Global___Pair] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "pairs", b"pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    """ScoreResponse holds the scores as parallel lists, with one element for each pair, in order: 0 where errors has an entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COSINES_FIELD_NUMBER: _builtins.int
+    CLIP_SCORES_FIELD_NUMBER: _builtins.int
+    LOGITS_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """fingerprint of the encoder that made the vectors."""
+    @_builtins.property
+    def cosines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """cosines are those of the two vectors, in [-1, 1]."""
+
+    @_builtins.property
+    def clip_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """clip_scores are 100 x max(cosine, 0), in [0, 100], as torchmetrics defines them. (Hessel et al. 2021 multiply by 2.5
+        instead of 100.)
+        """
+
+    @_builtins.property
+    def logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """logits are logit_scale x cosine + logit_bias, with the encoder's numbers."""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """probabilities that the two match, in [0, 1]: the sigmoid of the logit. Empty for an encoder of another score rule: a
+        softmax needs a set of alternatives, see Classify.
+        """
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputError]:
+        """errors has an entry for each pair that could not be embedded, by index; the field that its status names is
+        pairs[i].first or pairs[i].second.
+        """
+
+    @_builtins.property
+    def times(self) -> _stage_times_pb2.StageTimes:
+        """times says where the time went."""
+
+    def __init__(
+        self,
+        *,
+        cosines: _abc.Iterable[_builtins.float] | None = ...,
+        clip_scores: _abc.Iterable[_builtins.float] | None = ...,
+        logits: _abc.Iterable[_builtins.float] | None = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        errors: _abc.Iterable[Global___InputError] | None = ...,
+        fingerprint: _builtins.str = ...,
+        times: _stage_times_pb2.StageTimes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_scores", b"clip_scores", "cosines", b"cosines", "errors", b"errors", "fingerprint", b"fingerprint", "logits", b"logits", "probabilities", b"probabilities", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class Label(_message.Message):
+    """Label is one of the alternatives of a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the label; not empty, and unique in its group."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """prompts are texts that describe the label, used as they are. Empty: the group's templates are filled in with the name."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Label: _TypeAlias = Label  # noqa: Y015
+
+@_typing.final
+class LabelGroup(_message.Message):
+    """LabelGroup is a set of alternatives, such as the colours. Groups do not affect each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TEMPLATES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the group; not empty, and unique in the request."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
+        """labels are the alternatives, at least one."""
+
+    @_builtins.property
+    def templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """templates are texts such as "a photo of a {}", each with {} exactly once, where the name of a label goes. Empty: one
+        template, "{}", which is the name itself.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Iterable[Global___Label] | None = ...,
+        templates: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "templates", b"templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelGroup: _TypeAlias = LabelGroup  # noqa: Y015
+
+@_typing.final
+class ClassifyRequest(_message.Message):
+    """ClassifyRequest holds inputs for one encoder, and labels to choose from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    encoder: _builtins.str
+    """encoder is the encoder's name; may be empty where the server serves exactly one. It needs a text tower."""
+    top_k: _builtins.int
+    """top_k is the largest number of labels returned for each input and group; 0, or more than there are: all. At most
+    1,048,576 labels are returned in all, counting each input.
+    """
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
+        """inputs are texts and images in any mix; 1 to 1,024."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelGroup]:
+        """groups are at least one. All their labels have at most 4,096 prompts in all, those made from templates included, of at
+        most 4,194,304 characters in all.
+        """
+
+    def __init__(
+        self,
+        *,
+        encoder: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___Input] | None = ...,
+        groups: _abc.Iterable[Global___LabelGroup] | None = ...,
+        top_k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "groups", b"groups", "inputs", b"inputs", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyResponse(_message.Message):
+    """ClassifyResponse holds the scores of each input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSIFICATIONS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """fingerprint of the encoder that made the vectors."""
+    @_builtins.property
+    def classifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classification]:
+        """classifications has an element for each input, in order; one without groups where errors has an entry."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputError]:
+        """errors has an entry for each input that could not be embedded, by index."""
+
+    @_builtins.property
+    def times(self) -> _stage_times_pb2.StageTimes:
+        """times says where the time went; where the vectors of all labels were kept, the inputs' only."""
+
+    def __init__(
+        self,
+        *,
+        classifications: _abc.Iterable[Global___Classification] | None = ...,
+        errors: _abc.Iterable[Global___InputError] | None = ...,
+        fingerprint: _builtins.str = ...,
+        times: _stage_times_pb2.StageTimes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifications", b"classifications", "errors", b"errors", "fingerprint", b"fingerprint", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
+
+@_typing.final
+class Classification(_message.Message):
+    """Classification is how well one input fits the labels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScores]:
+        """groups has an element for each group of the request, in order."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___LabelScores] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Classification: _TypeAlias = Classification  # noqa: Y015
+
+@_typing.final
+class LabelScores(_message.Message):
+    """LabelScores holds the scores of one input with the labels of one group as parallel lists, the best label first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    COSINES_FIELD_NUMBER: _builtins.int
+    LOGITS_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """labels are indexes of labels in their group, from 0, by falling logit, and so by falling probability; equal ones by
+        rising index.
+        """
+
+    @_builtins.property
+    def cosines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """cosines are those of the input's vector and the labels', in [-1, 1]."""
+
+    @_builtins.property
+    def logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """logits are logit_scale x cosine + logit_bias, with the encoder's numbers."""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """probabilities are in [0, 1], by the encoder's score rule: the softmax over all labels of the group, those beyond top_k
+        included, or the sigmoid of each logit.
+        """
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+        cosines: _abc.Iterable[_builtins.float] | None = ...,
+        logits: _abc.Iterable[_builtins.float] | None = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "labels", b"labels", "logits", b"logits", "probabilities", b"probabilities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelScores: _TypeAlias = LabelScores  # noqa: Y015

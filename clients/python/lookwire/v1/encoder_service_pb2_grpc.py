@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub(object):
-    """EncoderService turns texts and images into embeddings.
+    """EncoderService turns texts and images into embeddings, and tells how well they match.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,20 @@ class EncoderServiceStub(object):
                 request_serializer=lookwire_dot_v1_dot_encoder__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/lookwire.v1.EncoderService/Score',
+                request_serializer=lookwire_dot_v1_dot_encoder__service__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/lookwire.v1.EncoderService/Classify',
+                request_serializer=lookwire_dot_v1_dot_encoder__service__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
 
 
 class EncoderServiceServicer(object):
-    """EncoderService turns texts and images into embeddings.
+    """EncoderService turns texts and images into embeddings, and tells how well they match.
     """
 
     def ListEncoders(self, request, context):
@@ -81,6 +91,28 @@ class EncoderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Score tells how well the two inputs of each pair match: image and text, two images, or two texts.
+
+        Equal inputs of one request are embedded once. A pair with an input that cannot be embedded has an entry in errors and
+        zeros for scores; the other pairs are not affected. Requests fail as those of Embed do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Classify tells which labels of each group fit each input: zero-shot classification, without training.
+
+        A label's vector is the mean of the vectors of its prompts, normalised (Radford et al. 2021, section 3.1.4). The server
+        keeps the vectors of labels that it has seen, so that asking again costs the inputs only. An input that cannot be
+        embedded has an entry in errors and no scores; the other inputs are not affected. Requests fail as those of Embed do,
+        and with INVALID_ARGUMENT where a label has no vector: a prompt that is too long, or prompts that cancel each other out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EncoderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +131,16 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     request_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.EmbedRequest.FromString,
                     response_serializer=lookwire_dot_v1_dot_encoder__service__pb2.EmbedResponse.SerializeToString,
             ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.ScoreRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_encoder__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=lookwire_dot_v1_dot_encoder__service__pb2.ClassifyRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_encoder__service__pb2.ClassifyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'lookwire.v1.EncoderService', rpc_method_handlers)
@@ -108,7 +150,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService(object):
-    """EncoderService turns texts and images into embeddings.
+    """EncoderService turns texts and images into embeddings, and tells how well they match.
     """
 
     @staticmethod
@@ -182,6 +224,60 @@ class EncoderService(object):
             '/lookwire.v1.EncoderService/Embed',
             lookwire_dot_v1_dot_encoder__service__pb2.EmbedRequest.SerializeToString,
             lookwire_dot_v1_dot_encoder__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.EncoderService/Score',
+            lookwire_dot_v1_dot_encoder__service__pb2.ScoreRequest.SerializeToString,
+            lookwire_dot_v1_dot_encoder__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.EncoderService/Classify',
+            lookwire_dot_v1_dot_encoder__service__pb2.ClassifyRequest.SerializeToString,
+            lookwire_dot_v1_dot_encoder__service__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

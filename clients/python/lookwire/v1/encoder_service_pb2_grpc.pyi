@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EncoderServiceStub:
-    """EncoderService turns texts and images into embeddings."""
+    """EncoderService turns texts and images into embeddings, and tells how well they match."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,10 +44,24 @@ class EncoderServiceStub:
     inputs are not affected. A request that is wrong as a whole fails: INVALID_ARGUMENT. Unknown encoder: NOT_FOUND. Queue
     full: RESOURCE_EXHAUSTED. The deadline is honoured: work that nobody waits for is not run.
     """
+    Score: _grpc.UnaryUnaryMultiCallable[_encoder_service_pb2.ScoreRequest, _encoder_service_pb2.ScoreResponse]
+    """Score tells how well the two inputs of each pair match: image and text, two images, or two texts.
+
+    Equal inputs of one request are embedded once. A pair with an input that cannot be embedded has an entry in errors and
+    zeros for scores; the other pairs are not affected. Requests fail as those of Embed do.
+    """
+    Classify: _grpc.UnaryUnaryMultiCallable[_encoder_service_pb2.ClassifyRequest, _encoder_service_pb2.ClassifyResponse]
+    """Classify tells which labels of each group fit each input: zero-shot classification, without training.
+
+    A label's vector is the mean of the vectors of its prompts, normalised (Radford et al. 2021, section 3.1.4). The server
+    keeps the vectors of labels that it has seen, so that asking again costs the inputs only. An input that cannot be
+    embedded has an entry in errors and no scores; the other inputs are not affected. Requests fail as those of Embed do,
+    and with INVALID_ARGUMENT where a label has no vector: a prompt that is too long, or prompts that cancel each other out.
+    """
 
 @_typing.type_check_only
 class EncoderServiceAsyncStub(EncoderServiceStub):
-    """EncoderService turns texts and images into embeddings."""
+    """EncoderService turns texts and images into embeddings, and tells how well they match."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEncoders: _aio.UnaryUnaryMultiCallable[_encoder_service_pb2.ListEncodersRequest, _encoder_service_pb2.ListEncodersResponse]  # type: ignore[assignment]
@@ -61,9 +75,23 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     inputs are not affected. A request that is wrong as a whole fails: INVALID_ARGUMENT. Unknown encoder: NOT_FOUND. Queue
     full: RESOURCE_EXHAUSTED. The deadline is honoured: work that nobody waits for is not run.
     """
+    Score: _aio.UnaryUnaryMultiCallable[_encoder_service_pb2.ScoreRequest, _encoder_service_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Score tells how well the two inputs of each pair match: image and text, two images, or two texts.
+
+    Equal inputs of one request are embedded once. A pair with an input that cannot be embedded has an entry in errors and
+    zeros for scores; the other pairs are not affected. Requests fail as those of Embed do.
+    """
+    Classify: _aio.UnaryUnaryMultiCallable[_encoder_service_pb2.ClassifyRequest, _encoder_service_pb2.ClassifyResponse]  # type: ignore[assignment]
+    """Classify tells which labels of each group fit each input: zero-shot classification, without training.
+
+    A label's vector is the mean of the vectors of its prompts, normalised (Radford et al. 2021, section 3.1.4). The server
+    keeps the vectors of labels that it has seen, so that asking again costs the inputs only. An input that cannot be
+    embedded has an entry in errors and no scores; the other inputs are not affected. Requests fail as those of Embed do,
+    and with INVALID_ARGUMENT where a label has no vector: a prompt that is too long, or prompts that cancel each other out.
+    """
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EncoderService turns texts and images into embeddings."""
+    """EncoderService turns texts and images into embeddings, and tells how well they match."""
 
     @_abc_1.abstractmethod
     def ListEncoders(
@@ -92,6 +120,32 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         An input that cannot be embedded (bytes that are no image, say) has an entry in errors and a row of zeros; the other
         inputs are not affected. A request that is wrong as a whole fails: INVALID_ARGUMENT. Unknown encoder: NOT_FOUND. Queue
         full: RESOURCE_EXHAUSTED. The deadline is honoured: work that nobody waits for is not run.
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _encoder_service_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_service_pb2.ScoreResponse, _abc.Awaitable[_encoder_service_pb2.ScoreResponse]]:
+        """Score tells how well the two inputs of each pair match: image and text, two images, or two texts.
+
+        Equal inputs of one request are embedded once. A pair with an input that cannot be embedded has an entry in errors and
+        zeros for scores; the other pairs are not affected. Requests fail as those of Embed do.
+        """
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _encoder_service_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_service_pb2.ClassifyResponse, _abc.Awaitable[_encoder_service_pb2.ClassifyResponse]]:
+        """Classify tells which labels of each group fit each input: zero-shot classification, without training.
+
+        A label's vector is the mean of the vectors of its prompts, normalised (Radford et al. 2021, section 3.1.4). The server
+        keeps the vectors of labels that it has seen, so that asking again costs the inputs only. An input that cannot be
+        embedded has an entry in errors and no scores; the other inputs are not affected. Requests fail as those of Embed do,
+        and with INVALID_ARGUMENT where a label has no vector: a prompt that is too long, or prompts that cancel each other out.
         """
 
 def add_EncoderServiceServicer_to_server(servicer: EncoderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
