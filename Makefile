@@ -8,7 +8,7 @@ TRITON_SERVER ?= build/triton/server
 PIP := pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check proto bench eval train test-export test-setup clean \
+.PHONY: help demo serve test check proto bench eval train test-export test-full-size test-setup clean \
     test-client-examples test-batcher test-perf-analyzer
 
 help:  ## list the targets
@@ -25,7 +25,7 @@ help:  ## list the targets
 
 .venv-export/dev: pyproject.toml
 	$(PYTHON) -m venv .venv-export
-	$(EXPORT)/$(PIP) -e '.[export]' pytest pytest-asyncio pytest-timeout hypothesis scikit-image
+	$(EXPORT)/$(PIP) -e '.[export]' pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
 demo: .venv/run  ## serve the bundled encoder, import a sample catalogue, search it (DEMO_EXIT=1: then stop)
@@ -48,7 +48,18 @@ check: .venv/dev  ## lint, types, protos, fresh stubs
 proto: .venv/dev  ## make the stubs from the protos
 	$(VENV)/python protos/generate.py
 
-bench: .venv/dev  ## run one benchmark: make bench NAME=batching
+build/models/vit-b-32.safetensors: | .venv-export/dev
+	mkdir -p $(@D)
+	$(EXPORT)/python -c 'import open_clip, torch; from safetensors.torch import save_file; torch.manual_seed(0); \
+	    save_file(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), "$@")'
+
+# A checkpoint of random weights in each precision, for the benchmarks: about 2 GB, and 5 minutes.
+build/models/vit-b-32: build/models/vit-b-32.safetensors
+	for precision in fp32 fp16 int8; do $(EXPORT)/lookwire-export ViT-B-32-quickgelu --pretrained $< --preprocess openai \
+	    --repo $@ --name $$precision --precision $$precision --replace || exit 1; done
+	@touch $@
+
+bench: .venv/dev $(if $(filter precision,$(NAME)),build/models/vit-b-32)  ## run one benchmark: make bench NAME=batching
 	$(VENV)/python -m benchmarks $(NAME)
 
 eval: .venv/run  ## print the bundled encoder's retrieval figures on drawings that training never saw
@@ -56,14 +67,17 @@ eval: .venv/run  ## print the bundled encoder's retrieval figures on drawings th
 
 train: .venv-export/dev  ## train the bundled encoder (about 20 minutes on two cores) and export it to model_repo
 	$(EXPORT)/python -m lookwire_export.train
-	$(EXPORT)/lookwire-export lookwire-garments --pretrained tests/data/garments.safetensors --repo model_repo \
-	    --name garments --precision fp16
+	$(EXPORT)/lookwire-export lookwire-garments --pretrained tests/data/garments.safetensors --preprocess openai \
+	    --repo model_repo --name garments --precision fp16 --replace
 
 test-export: .venv-export/dev  ## the tests of the export (torch: about 6 GB in .venv-export)
-	$(EXPORT)/pytest tests/export
+	$(EXPORT)/pytest -n 2 tests/export
 
 build/triton/%:
 	git clone --quiet --depth 1 https://github.com/triton-inference-server/$* $@
+
+test-full-size: .venv-export/dev  ## export three architectures at their full size through the gate (about 20 minutes)
+	$(EXPORT)/pytest -s tests/export/full_size.py
 
 test-client-examples: .venv/dev | $(TRITON_CLIENT) $(TRITON_SERVER)  ## run the Python examples of Triton's client against this server (ports 8000-8002)
 	$(VENV)/python -m tests.compatibility.client_examples $(TRITON_CLIENT) $(TRITON_SERVER)

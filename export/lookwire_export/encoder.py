@@ -1,75 +1,160 @@
-"""An exported encoder: two graphs, a tokenizer and a manifest, and the folders that they go to."""
+"""An exported encoder: two graphs, a tokenizer and a manifest, in the folders that a server reads."""
 
+import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lookwire_export import graph, manifest
-from lookwire_export.checkpoint import Checkpoint, ExportError
-from lookwire_export.tokenizer import tokenizer_json
-from lookwire_export.towers import towers
+from lookwire_export.precision import PRECISIONS, layers, quantize, require_layers, store_half
+from lookwire_export.reference import ExportError, Reference
+from lookwire_export.towers import image_tower, text_tower
 
+Progress = Callable[[str], None]
+"""Is told what is being done, in a short phrase each time."""
 MAX_BATCH = 64
 LENGTHS = (8, 16, 24, 32, 48)
-"""A batch of texts is padded to the first of these that fits, or to the context length."""
+"""A batch of texts that may be cut is padded to the first of these that fits, or to the context length."""
 
 
 @dataclass(frozen=True)
 class ExportedEncoder:
-    """Everything that is written for one encoder."""
+    """What an export wrote: three models in the folder `root`, laid out as in a model repository."""
 
     name: str
-    image_graph: bytes
-    text_graph: bytes
-    tokenizer: bytes
+    root: Path
     manifest: dict[str, Any]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, name: str, precision: str) -> "ExportedEncoder":
-        """Exports a checkpoint; the manifest has no parity record yet."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-            raise ExportError(f"{name!r} is no name for a model: use small letters, digits, - and _")
-        image, text = towers(checkpoint)
-        image_graph = graph.image_graph(image, checkpoint.model.visual.image_size[0], precision)
-        text_graph = graph.text_graph(text, checkpoint.model.context_length, precision)
-        tokenizer = tokenizer_json(checkpoint.tokenizer).encode()
-        contents = {"image": image_graph, "text": text_graph, "tokenizer": tokenizer}
-        digests = {part: manifest.digest(content) for part, content in contents.items()}
-        rules = manifest.manifest(checkpoint, name, precision, digests)
-        return cls(name, image_graph, text_graph, tokenizer, rules)
-
-    def with_parity(self, record: dict[str, Any]) -> "ExportedEncoder":
-        """Returns the encoder with the record of its comparison."""
-        return replace(self, manifest=self.manifest | {"parity": record})
 
     @property
     def models(self) -> tuple[str, str, str]:
         """The three folders, the encoder's own last."""
         return f"{self.name}-image", f"{self.name}-text", self.name
 
-    def write(self, root: Path) -> None:
-        """Writes the three models into the folder."""
-        image, text, encoder = (root / model for model in self.models)
-        size, dimension = self.manifest["image"]["size"], self.manifest["dimension"]
-        context_length = self.manifest["text"]["context_length"]
-        _write(
-            image / "config.pbtxt", IMAGE_CONFIG.format(name=image.name, max_batch=MAX_BATCH, size=size, d=dimension)
-        )
-        _write(image / "1" / "model.onnx", self.image_graph)
-        lengths = ",".join(str(length) for length in (*(n for n in LENGTHS if n < context_length), context_length))
-        _write(
-            text / "config.pbtxt", TEXT_CONFIG.format(name=text.name, max_batch=MAX_BATCH, d=dimension, lengths=lengths)
-        )
-        _write(text / "1" / "model.onnx", self.text_graph)
-        _write(encoder / "config.pbtxt", ENCODER_CONFIG.format(name=self.name, max_batch=MAX_BATCH, d=dimension))
-        _write(encoder / "1" / "tokenizer.json", self.tokenizer)
-        _write(encoder / "1" / "manifest.json", manifest.serialised(self.manifest))
+    @property
+    def image_graph(self) -> Path:
+        """The image tower's file."""
+        return self._graph("image")
+
+    @property
+    def text_graph(self) -> Path:
+        """The text tower's file."""
+        return self._graph("text")
+
+    def fp32_graph(self, tower: str) -> Path:
+        """The file of a tower ("image" or "text") before its layers became integers; only an int8 export has it."""
+        return self.root / ".fp32" / tower / "model.onnx"
+
+    def with_parity(self, record: dict[str, Any]) -> "ExportedEncoder":
+        """Writes the record of a comparison into manifest.json; returns the encoder with it."""
+        encoder = replace(self, manifest=self.manifest | {"parity": record})
+        encoder.write_manifest()
+        return encoder
+
+    def _graph(self, tower: str) -> Path:
+        return self.root / f"{self.name}-{tower}" / "1" / "model.onnx"
+
+    def write_manifest(self) -> None:
+        """Writes manifest.json as it stands here."""
+        _write(self.root / self.name / "1" / "manifest.json", manifest.serialised(self.manifest))
 
 
-def _write(file: Path, content: str | bytes) -> None:
+def export(
+    reference: Reference,
+    name: str,
+    precision: str,
+    root: Path,
+    *,
+    keep_fp32: Sequence[str] = (),
+    progress: Progress = lambda _: None,
+) -> ExportedEncoder:
+    """Writes a reference as the encoder `name`; its manifest has no parity record yet, and is written last.
+
+    `precision` is "fp32", "fp16" or "int8"; an int8 export leaves the layers in `keep_fp32` in float32. A graph that is
+    there already is kept, so that an export that was stopped goes on. Raises ExportError.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ExportError(f"{name!r} is no name for a model: use small letters, digits, - and _")
+    if precision not in PRECISIONS:
+        raise ExportError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    if keep_fp32 and precision != "int8":
+        raise ExportError(f"layers are kept in fp32 in an int8 export only, and this is {precision}")
+    encoder = ExportedEncoder(name, root, {})
+    text = text_tower(reference)
+    makers: dict[str, Callable[[], Any]] = {
+        "image": lambda: graph.image_graph(image_tower(reference), reference.image.size),
+        "text": lambda: graph.text_graph(text, reference.text.context_length),
+    }
+    files = {"image": encoder.image_graph, "text": encoder.text_graph}
+    try:
+        if precision == "int8":
+            _write_int8(encoder, files, makers, keep_fp32, progress)
+        else:
+            _write_floats(files, makers, precision == "fp16", progress)
+    except ExportError as error:
+        raise ExportError(f"{reference.architecture}: {error}") from error
+    files["tokenizer"] = root / name / "1" / "tokenizer.json"
+    _write(files["tokenizer"], reference.text.tokenizer)
+    _write_configs(encoder, reference, text.padding)
+    encoder = replace(encoder, manifest=manifest.manifest(reference, name, precision, text, files, keep_fp32))
+    encoder.write_manifest()
+    return encoder
+
+
+def _write_floats(
+    files: Mapping[str, Path], makers: Mapping[str, Callable[[], Any]], half: bool, progress: Progress
+) -> None:
+    """Writes the graphs that are not there yet."""
+    for tower, make in makers.items():
+        if files[tower].exists():
+            continue
+        progress(f"{tower} graph")
+        model = make()
+        if half:
+            store_half(model)
+        graph.save(model, files[tower])
+
+
+def _write_int8(
+    encoder: ExportedEncoder,
+    files: Mapping[str, Path],
+    makers: Mapping[str, Callable[[], Any]],
+    keep_fp32: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Writes the graphs in float32 first, and those of integers from them."""
+    fp32 = {tower: encoder.fp32_graph(tower) for tower in makers}
+    _write_floats(fp32, makers, half=False, progress=progress)
+    known = {tower: layers(file) for tower, file in fp32.items()}
+    require_layers(keep_fp32, [layer for of_tower in known.values() for layer in of_tower])
+    for tower, file in files.items():
+        if not file.exists():
+            progress(f"{tower} graph in int8")
+            quantize(fp32[tower], file, [layer for layer in keep_fp32 if layer in known[tower]])
+
+
+def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str) -> None:
+    image, text, own = encoder.models
+    values = {"max_batch": MAX_BATCH, "d": reference.dimension}
+    _write(encoder.root / image / "config.pbtxt", IMAGE_CONFIG.format(name=image, size=reference.image.size, **values))
+    length = reference.text.context_length
+    if padding == "max_length":
+        config = TEXT_CONFIG.format(name=text, length=length, **values)
+    else:
+        lengths = ",".join(str(n) for n in (*(n for n in LENGTHS if n < length), length))
+        config = TEXT_CONFIG.format(name=text, length=-1, **values)
+        config += PADDING_CONFIG.format(lengths=lengths, pad=reference.text.pad_id)
+    _write(encoder.root / text / "config.pbtxt", config)
+    _write(encoder.root / own / "config.pbtxt", ENCODER_CONFIG.format(name=own, **values))
+
+
+def _write(file: Path, content: str) -> None:
+    """Writes a text file under another name and renames it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial = file.with_name(f".{file.name}")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, file)
 
 
 IMAGE_CONFIG = """\
@@ -85,11 +170,14 @@ TEXT_CONFIG = """\
 name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {max_batch}
-input [ {{ name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ] }} ]
+input [ {{ name: "input_ids" data_type: TYPE_INT32 dims: [ {length} ] }} ]
 output [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {d} ] }} ]
 dynamic_batching {{ }}
+"""
+
+PADDING_CONFIG = """\
 parameters {{ key: "length_buckets" value {{ string_value: "{lengths}" }} }}
-parameters {{ key: "pad_value" value {{ string_value: "0" }} }}
+parameters {{ key: "pad_value" value {{ string_value: "{pad}" }} }}
 """
 
 ENCODER_CONFIG = """\

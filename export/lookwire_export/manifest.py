@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import open_clip
-import torch
-from open_clip.transformer import QuickGELU
+from lookwire_export.reference import Reference
 
-from lookwire_export.checkpoint import Checkpoint, ExportError
+DATA = "model.onnx.data"
+"""Beside model.onnx: the weights that do not fit into the graph's own file."""
 
 
 @dataclass(frozen=True)
@@ -39,43 +39,49 @@ class Figure:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def manifest(checkpoint: Checkpoint, name: str, precision: str, digests: dict[str, str]) -> dict[str, Any]:
-    """Returns the manifest without a parity record; `digests` are the SHA-256 of "image", "text" and "tokenizer"."""
-    model = checkpoint.model
+def manifest(
+    reference: Reference,
+    name: str,
+    precision: str,
+    text_tower: Any,
+    files: Mapping[str, Path],
+    fp32_layers: Sequence[str],
+) -> dict[str, Any]:
+    """Returns the manifest without a parity record; `files` are the graphs "image" and "text", and "tokenizer"."""
+    image, text = reference.image, reference.text
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": name,
-        "description": f"open_clip {checkpoint.architecture}",
-        "dimension": model.text_projection.shape[1],
+        "description": f"{reference.library.split()[0]} {reference.architecture}",
+        "dimension": reference.dimension,
         "precision": precision,
-        "towers": {
-            tower: {"model": f"{name}-{tower}", "version": 1, "sha256": digests[tower]} for tower in ("image", "text")
-        },
-        "image": _image_rules(checkpoint),
+        "fp32_layers": list(fp32_layers),
+        "towers": {tower: _tower(f"{name}-{tower}", files[tower]) for tower in ("image", "text")},
+        "image": asdict(image) | {"mean": list(image.mean), "std": list(image.std), "exif_orientation": "ignored"},
         "text": {
-            "tokenizer": "tokenizer.json",
-            "tokenizer_sha256": digests["tokenizer"],
-            "clean": "lower",
-            "context_length": model.context_length,
-            "bos_id": checkpoint.tokenizer.sot_token_id,
-            "eos_id": checkpoint.tokenizer.eot_token_id,
-            "pad_id": 0,
-            "pooling": "eos",
-            "causal": True,
+            "tokenizer": files["tokenizer"].name,
+            "tokenizer_sha256": digest(files["tokenizer"]),
+            "clean": text.clean,
+            "context_length": text.context_length,
+            "pad_id": text.pad_id,
+            "padding": text_tower.padding,
+            "pooling": text_tower.pooling,
+            "causal": text_tower.causal,
+            "replace": [list(pair) for pair in text.replace],
         },
-        "activation": _activation(model),
-        "score": "softmax" if model.logit_bias is None else "sigmoid",
-        "logit_scale": model.logit_scale.exp().item(),
-        "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
+        "activation": reference.activation,
+        "score": "softmax" if reference.logit_bias is None else "sigmoid",
+        "logit_scale": reference.logit_scale,
+        "logit_bias": reference.logit_bias,
         "parity": None,
     }
 
 
-def parity(checkpoint: Checkpoint, figures: Sequence[Figure]) -> dict[str, Any]:
+def parity(reference: Reference, figures: Sequence[Figure]) -> dict[str, Any]:
     """Returns the record of a comparison with the reference."""
     return {
-        "reference": f"open_clip {open_clip.__version__}, torch {torch.__version__}",
-        "checkpoint_sha256": checkpoint.sha256,
+        "reference": reference.library,
+        "checkpoint_sha256": reference.sha256,
         "passed": all(figure.holds for figure in figures),
         "figures": [figure.record() for figure in figures],
     }
@@ -86,28 +92,17 @@ def serialised(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest, indent=2) + "\n"
 
 
-def digest(content: bytes) -> str:
-    """Returns the SHA-256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+def digest(file: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _image_rules(checkpoint: Checkpoint) -> dict[str, Any]:
-    rules = open_clip.get_model_preprocess_cfg(checkpoint.model)
-    if rules["resize_mode"] not in ("shortest", "squash"):
-        raise ExportError(f"{checkpoint.architecture} resizes by {rules['resize_mode']!r}; supported: shortest, squash")
+def _tower(model: str, graph: Path) -> dict[str, Any]:
+    data = graph.with_name(DATA)
     return {
-        "size": checkpoint.model.visual.image_size[0],
-        "resize": rules["resize_mode"],
-        "interpolation": "bilinear" if rules["interpolation"] == "bilinear" else "bicubic",
-        "mean": list(rules["mean"]),
-        "std": list(rules["std"]),
-        "convert_rgb": "after_resize",
-        "exif_orientation": "ignored",
+        "model": model,
+        "version": 1,
+        "sha256": digest(graph),
+        "data_sha256": digest(data) if data.exists() else None,
     }
-
-
-def _activation(model: Any) -> str:
-    activation = model.transformer.resblocks[0].mlp.gelu
-    if isinstance(activation, QuickGELU):
-        return "quick_gelu"
-    return "gelu" if activation.approximate == "none" else "gelu_tanh"

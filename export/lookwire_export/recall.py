@@ -3,23 +3,24 @@
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from lookwire_export.garments import ALL, HELD_OUT, draw
+from lookwire_export.reference import Reference
 
 EVALUATION_SEED = 1_000_000
 """Drawings from this seed on are never trained on."""
 
 
-def recall(model: Any, preprocess: Any, tokenizer: Any, seed: int = EVALUATION_SEED) -> dict[str, float]:
+def recall(encoder: Reference, seed: int = EVALUATION_SEED) -> dict[str, float]:
     """Returns the share of canonical captions whose own garment is among the first 1 and 5 of the gallery.
 
     The gallery is one drawing of each of the 480 combinations; `all_*` asks for each of them, `held_out_*` only for
     the combinations that training never saw.
     """
-    with torch.no_grad():
-        pixels = torch.stack([preprocess(draw(garment, seed)) for garment in ALL])
-        images = model.encode_image(pixels, normalize=True)
-        texts = model.encode_text(tokenizer([garment.caption for garment in ALL]), normalize=True)
+    pixels = torch.stack([encoder.preprocess(draw(garment, seed)) for garment in ALL])
+    images = functional.normalize(encoder.encode_image(pixels), dim=-1)
+    texts = functional.normalize(encoder.encode_text(encoder.tokenize([garment.caption for garment in ALL])), dim=-1)
     scores = texts @ images.T
     rank = (scores > scores.diagonal()[:, None]).sum(dim=1)
     held_out = [ALL.index(garment) for garment in HELD_OUT]

@@ -22,9 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from lookwire_export import captions, checkpoint
+from lookwire_export import captions
 from lookwire_export.garments import ALL, HELD_OUT, Garment, draw
 from lookwire_export.recall import recall, summary
+from lookwire_export.reference import Reference
+from lookwire_export.sources.open_clip_models import GARMENTS, create
 
 SEEN: tuple[Garment, ...] = tuple(garment for garment in ALL if garment not in HELD_OUT)
 FACTORS = ("kind", "colour", "pattern")
@@ -70,10 +72,12 @@ def _row(garment: Garment, count: int, size: int) -> NDArray[np.uint8]:
 class Batches:
     """Draws batches of distinct combinations from the cached drawings, moved and brightened a little."""
 
-    def __init__(self, drawn: NDArray[np.uint8], tokenizer: Any, mean: Any, std: Any, settings: Settings) -> None:
+    def __init__(self, drawn: NDArray[np.uint8], encoder: Reference, settings: Settings) -> None:
         self._drawn = drawn
-        self._tokenizer = tokenizer
-        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        self._tokenize = encoder.tokenize
+        self._mean, self._std = (
+            torch.tensor(values)[:, None, None] for values in (encoder.image.mean, encoder.image.std)
+        )
         self._size = settings.batch
         self._rng = Random(settings.seed)
         self._order: list[int] = []
@@ -91,7 +95,7 @@ class Batches:
             garment.varied_caption(self._rng) if self._rng.random() < 0.6 else garment.caption for garment in garments
         ]
         partial = [captions.varied(self._rng, *part) for part in parts]
-        ids = self._tokenizer(whole + partial)[:, :TOKENS]
+        ids = self._tokenize(whole + partial)[:, :TOKENS]
         full = torch.eye(self._size, dtype=torch.bool)
         some = torch.tensor([[_names(part, garment) for part in parts] for garment in garments])
         return self._pixels(chosen), ids, torch.cat([full, some], dim=1)
@@ -147,15 +151,14 @@ def _spread(logits: Any, matches: Any) -> Any:
     return functional.cross_entropy(logits, matches / matches.sum(dim=1, keepdim=True))
 
 
-def train(settings: Settings, cache: Path) -> checkpoint.Checkpoint:
+def train(settings: Settings, cache: Path) -> Reference:
     """Trains the packaged architecture from random weights and returns it with its weights rounded to fp16."""
     torch.set_num_threads(2)
     torch.manual_seed(settings.seed)
-    encoder = checkpoint.create(checkpoint.GARMENTS)
-    model, visual = encoder.model, encoder.model.visual
-    size = visual.image_size[0]
+    encoder = create(GARMENTS)
+    model, size = encoder.model, encoder.image.size
     drawn = drawings(size, settings.drawings, cache / f"drawings-{settings.drawings}-{size}.npy")
-    batches = Batches(drawn, encoder.tokenizer, visual.image_mean, visual.image_std, settings)
+    batches = Batches(drawn, encoder, settings)
     optimizer = torch.optim.AdamW(_groups(model), lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     model.train()
     with _progress() as progress:
@@ -179,9 +182,9 @@ def train(settings: Settings, cache: Path) -> checkpoint.Checkpoint:
     return encoder
 
 
-def _measure(encoder: checkpoint.Checkpoint) -> str:
+def _measure(encoder: Reference) -> str:
     encoder.model.eval()
-    figures = summary(recall(encoder.model, encoder.preprocess, encoder.tokenizer))
+    figures = summary(recall(encoder))
     encoder.model.train()
     return figures
 

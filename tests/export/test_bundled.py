@@ -13,11 +13,12 @@ from tritonclient import grpc as triton
 from lookwire import Client
 from lookwire.local import LocalServer
 from lookwire_export import probes
-from lookwire_export.checkpoint import Checkpoint
 from lookwire_export.encoder import ExportedEncoder
-from lookwire_export.gate import embed_images, embed_texts
+from lookwire_export.gate.agreement import unit
+from lookwire_export.gate.answers import embed_images, embed_texts
 from lookwire_export.manifest import digest
 from lookwire_export.recall import recall
+from lookwire_export.reference import Reference
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repo"
@@ -25,7 +26,7 @@ WEIGHTS = ROOT / "tests" / "data" / "garments.safetensors"
 
 
 def min_cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float((a.astype(np.float64) * b).sum(axis=1).min())
+    return float((unit(a) * unit(b)).sum(axis=1).min())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_committed_encoder_is_an_export_of_the_committed_checkpoint(
     """The manifest names the checkpoint's hash and, apart from the towers' own, says what an export says today."""
     fresh = garments_encoder.manifest
 
-    assert digest(WEIGHTS.read_bytes()) == committed["parity"]["checkpoint_sha256"]
+    assert digest(WEIGHTS) == committed["parity"]["checkpoint_sha256"]
     assert committed["parity"]["passed"]
     assert fresh.keys() == committed.keys()
     assert {k: v for k, v in fresh.items() if k not in ("towers", "parity")} == {
@@ -53,9 +54,10 @@ def test_bundle_is_small() -> None:
     assert sum(file.stat().st_size for file in REPOSITORY.rglob("*") if file.is_file()) <= 16_000_000
 
 
-def test_embed_answers_what_open_clip_computes(client: Client, garments: Checkpoint) -> None:
+def test_embed_answers_what_open_clip_computes(client: Client, garments: Reference) -> None:
     """Images of every format and texts of every kind have open_clip's vectors."""
-    images, texts = probes.images(), probes.texts()
+    images = [probe.content for probe in probes.images()]
+    texts = [probe.content for probe in probes.texts()]
 
     rows = client.embed(texts=texts, images=images, encoder="garments").vectors
 
@@ -65,10 +67,10 @@ def test_embed_answers_what_open_clip_computes(client: Client, garments: Checkpo
 
 @pytest.mark.parametrize(("tensor", "part"), [("TEXT", "texts"), ("IMAGE", "images")])
 def test_v2_infer_answers_what_open_clip_computes(
-    server: LocalServer, garments: Checkpoint, tensor: str, part: str
+    server: LocalServer, garments: Reference, tensor: str, part: str
 ) -> None:
     """A KServe V2 client that sends BYTES of shape [n, 1] gets open_clip's vectors."""
-    inputs = random.Random(4).sample(getattr(probes, part)(), 48)
+    inputs = [probe.content for probe in random.Random(4).sample(getattr(probes, part)(), 48)]
     data = np.array([row.encode() if isinstance(row, str) else row for row in inputs], np.object_)[:, None]
     tensors = [triton.InferInput(tensor, list(data.shape), "BYTES").set_data_from_numpy(data)]
 
@@ -80,9 +82,9 @@ def test_v2_infer_answers_what_open_clip_computes(
     assert min_cosine(rows, reference) >= 0.9999
 
 
-def test_towers_answer_v2_infer(server: LocalServer, garments: Checkpoint) -> None:
+def test_towers_answer_v2_infer(server: LocalServer, garments: Reference) -> None:
     """The text tower takes token ids as a model of its own."""
-    ids = garments.tokenizer(["a red dress"]).int().numpy()[:, :8]
+    ids = garments.tokenize(["a red dress"]).int().numpy()[:, :8]
     tensor = triton.InferInput("input_ids", [1, 8], "INT32").set_data_from_numpy(ids)
 
     with triton.InferenceServerClient(server.address) as client:
@@ -91,9 +93,9 @@ def test_towers_answer_v2_infer(server: LocalServer, garments: Checkpoint) -> No
     assert min_cosine(rows, embed_texts(garments, ["a red dress"])) >= 0.9999
 
 
-def test_captions_find_their_garments(garments: Checkpoint) -> None:
+def test_captions_find_their_garments(garments: Reference) -> None:
     """On drawings that training never saw, captions find their garment, also of combinations that it never saw."""
-    figures = recall(garments.model, garments.preprocess, garments.tokenizer, seed=3_000_000)
+    figures = recall(garments, seed=3_000_000)
 
     assert figures["all_recall_at_1"] >= 0.9
     assert figures["all_recall_at_5"] >= 0.99

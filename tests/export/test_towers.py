@@ -1,130 +1,202 @@
-import json
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import open_clip
 import pytest
 import torch
-from numpy.typing import NDArray
+from open_clip.coca_model import MultimodalCfg
+from torch import nn
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel
 
-from lookwire_export import checkpoint, graph
-from lookwire_export.checkpoint import Checkpoint, ExportError
-from lookwire_export.towers import towers
+from lookwire_export.reference import ExportError, Reference
+from lookwire_export.sources import open_clip_models
+from lookwire_export.towers import image_tower, text_tower
+from tests.export.conftest import CONFIG, IMAGES, TOWER, stirred
+from tests.export.test_families import FAMILIES
 
 END = 49407
-Sessions = tuple[str, Any, Any]
 
 
-@pytest.fixture(scope="module", params=graph.PRECISIONS)
-def sessions(tiny: Checkpoint, request: pytest.FixtureRequest) -> Sessions:
-    """Both graphs of the tiny model in one precision."""
-    image, text = towers(tiny)
-    image_graph, text_graph = graph.image_graph(image, 32, request.param), graph.text_graph(text, 77, request.param)
-    return request.param, *(onnxruntime.InferenceSession(g) for g in (image_graph, text_graph))
+def open_clip_model(reference: Reference, text: dict[str, Any], **others: Any) -> Reference:
+    """The tiny model with another text tower."""
+    config = CONFIG | {"text_cfg": CONFIG["text_cfg"] | text} | others  # type: ignore[operator]
+    torch.manual_seed(2)
+    model = stirred(open_clip_models.build(config, "variant"))
+    return replace(reference, model=model, encode_text=model.encode_text, encode_image=model.encode_image)
 
 
-def agrees(precision: str, rows: NDArray[Any], reference: torch.Tensor) -> bool:
-    """Whether normalised rows are the reference's: to float32's rounding, or to that of weights stored as halves."""
-    cosine = (rows * reference.numpy()).sum(axis=1).min()
-    return bool(rows.dtype == np.float32 and cosine > (0.999999 if precision == "fp32" else 0.9999))
+def with_visual(reference: Reference, visual: nn.Module) -> Reference:
+    """The tiny model with another image tower."""
+    model = copy.deepcopy(reference.model)
+    model.visual = visual.eval()
+    return replace(reference, model=model, encode_image=model.encode_image)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 7])
-def test_image_graph_is_open_clip_at_any_batch(sessions: Sessions, tiny: Checkpoint, batch: int) -> None:
-    """Raw bytes through the graph are normalised pixels through open_clip, at any batch size."""
-    precision, session, _ = sessions
-    pixels = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8)
-    mean, std = torch.tensor(tiny.model.visual.image_mean), torch.tensor(tiny.model.visual.image_std)
-
-    (rows,) = session.run(["embedding"], {"pixels": pixels.numpy()})
-
+def image_rows(reference: Reference) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the tower gives for raw bytes, and what the model gives for them normalised."""
+    pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(reference.image.mean), torch.tensor(reference.image.std)
     with torch.no_grad():
-        reference = tiny.model.encode_image(((pixels / 255 - mean) / std).permute(0, 3, 1, 2), normalize=True)
-    assert (batch, 24) == rows.shape
-    assert agrees(precision, rows, reference)
+        expected = reference.encode_image(((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
+        return image_tower(reference)(pixels), normalize(expected, dim=-1)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 7])
-@pytest.mark.parametrize("length", [2, 3, 8, 17, 76, 77])
-def test_text_graph_is_open_clip_at_any_batch_and_length(
-    sessions: Sessions, tiny: Checkpoint, batch: int, length: int
-) -> None:
-    """Ids cut to their longest text give what open_clip gives for the same ids padded to 77."""
-    precision, _, session = sessions
+def token_ids(length: int, batch: int = 5) -> torch.Tensor:
+    """Texts of random ids, each with its end somewhere before `length`, padded with 0 to 77."""
     ids = torch.zeros(batch, 77, dtype=torch.int32)
     for row in ids:
         end = int(torch.randint(1, length, ()))
-        row[:end] = torch.randint(1, 49406, (end,))
+        row[:end] = torch.randint(1, END, (end,))
         row[end] = END
+    return ids
 
-    (rows,) = session.run(["embedding"], {"input_ids": ids[:, :length].numpy()})
+
+CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "unpadded": lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Flatten(), nn.Linear(512, 24)),
+    "no bias": lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.GELU(), nn.Flatten(), nn.Linear(512, 24)),
+    "padded": lambda: nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(2048, 24)),
+    "padded as a word": lambda: nn.Sequential(nn.Conv2d(3, 2, 3, padding="same"), nn.Flatten(), nn.Linear(2048, 24)),
+    "none": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 24)),
+    "two": lambda: Both(nn.Conv2d(3, 24, 32), nn.Conv2d(3, 24, 32)),
+}
+
+
+class Both(nn.Module):
+    """Two convolutions that receive the pixels."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product of both."""
+        rows: torch.Tensor = self.first(x).flatten(1) * self.second(x).flatten(1)
+        return rows
+
+
+@pytest.mark.parametrize("first", CONVOLUTIONS)
+def test_raw_bytes_are_normalised_whatever_receives_them(tiny: Reference, first: str) -> None:
+    """Mean and std are where they belong with and without padding, and where no single convolution takes the pixels."""
+    torch.manual_seed(1)
+    rows, expected = image_rows(with_visual(tiny, CONVOLUTIONS[first]()))
+
+    assert torch.allclose(rows, expected, atol=1e-5)
+    assert (expected @ expected.T - torch.eye(4)).max() < 0.999
+
+
+def test_normalisation_costs_nothing_before_an_unpadded_convolution(tiny: Reference) -> None:
+    """Without padding the tower adds no arithmetic on the pixels; with it, one subtraction."""
+    unpadded = image_tower(with_visual(tiny, CONVOLUTIONS["unpadded"]()))
+    padded = image_tower(with_visual(tiny, CONVOLUTIONS["padded"]()))
+    vit = image_tower(tiny)
+
+    assert (unpadded.pixels.offset, unpadded.pixels.scale) == (None, None)
+    assert (vit.pixels.offset, vit.pixels.scale) == (None, None)
+    assert padded.pixels.offset is not None
+    assert padded.pixels.scale is None
+
+
+@pytest.mark.parametrize("pooling", [{"pool_type": "tok"}, {"pool_type": "avg"}, {"attentional_pool": True},
+                                     {"pool_type": "avg", "final_ln_after_pool": True}, {"qk_norm": True}])  # fmt: skip
+def test_vision_transformers_of_open_clip_are_computed_exactly(tiny: Reference, pooling: dict[str, Any]) -> None:
+    """Every pooling, and attention of other kinds, gives the model's own features."""
+    vision = CONFIG["vision_cfg"] | pooling  # type: ignore[operator]
+    rows, expected = image_rows(open_clip_model(tiny, {}, vision_cfg=vision))
+
+    assert torch.allclose(rows, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [2, 3, 17, 77])
+@pytest.mark.parametrize("pooling", [{}, {"pool_type": "eos", "eos_id": END}])
+def test_texts_are_cut_without_effect(tiny: Reference, pooling: dict[str, Any], length: int) -> None:
+    """A causal tower gives for ids cut to their longest text what the model gives for them padded to 77."""
+    reference = open_clip_model(tiny, pooling)
+    tower, ids = text_tower(reference), token_ids(length)
 
     with torch.no_grad():
-        reference = tiny.model.encode_text(ids.long(), normalize=True)
-    assert (batch, 24) == rows.shape
-    assert agrees(precision, rows, reference)
+        rows, expected = tower(ids[:, :length]), reference.model.encode_text(ids.long(), normalize=True)
+
+    assert tower.padding == "longest"
+    assert torch.allclose(rows, expected, atol=1e-5)
 
 
-def test_what_follows_the_end_of_text_has_no_influence(sessions: Sessions) -> None:
+def test_what_follows_the_end_of_text_has_no_influence(tiny: Reference) -> None:
     """The embedding is that of the first end-of-text token, whatever comes after it."""
-    _, _, session = sessions
-    plain = np.array([[49406, 320, 736, END, 0, 0, 0, 0]], np.int32)
-    noisy = np.array([[49406, 320, 736, END, 9, END, 77, 5]], np.int32)
+    plain = torch.tensor([[49406, 320, 736, END, 0, 0, 0, 0]], dtype=torch.int32)
+    noisy = torch.tensor([[49406, 320, 736, END, 9, END, 77, 5]], dtype=torch.int32)
 
-    (a,), (b,) = (session.run(["embedding"], {"input_ids": row}) for row in (plain, noisy))
-
-    assert np.abs(a - b).max() < 1e-6
-
-
-def test_half_precision_halves_the_file(tiny: Checkpoint) -> None:
-    """Stored as halves the text graph takes half the bytes, and every half is cast to float32 before it is used."""
-    _, text = towers(tiny)
-    full, half = (graph.text_graph(text, 77, precision) for precision in ("fp32", "fp16"))
-
-    nodes = onnx.load_from_string(half).graph.node
-    stored = [i.name for i in onnx.load_from_string(half).graph.initializer if i.data_type == onnx.TensorProto.FLOAT16]
-    assert len(half) < 0.53 * len(full)
-    assert {"Cast"} == {node.op_type for node in nodes if set(node.input) & set(stored)}
-
-
-def test_graphs_are_for_servers_of_onnxruntime_1_22(tiny: Checkpoint) -> None:
-    """The graphs name their batch and length, and carry an IR version and opset that onnxruntime 1.22 reads."""
-    image, text = (onnx.load_from_string(g) for g in (graph.image_graph(towers(tiny)[0], 32, "fp32"),
-                                                      graph.text_graph(towers(tiny)[1], 77, "fp32")))  # fmt: skip
-
-    for model in (image, text):
-        assert model.ir_version == 10
-        assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
-    assert [d.dim_param for d in text.graph.input[0].type.tensor_type.shape.dim] == ["batch", "length"]
-    assert image.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    with torch.no_grad():
+        assert torch.allclose(text_tower(tiny)(plain), text_tower(tiny)(noisy), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("text", "expected"),
     [
-        ({"vision_cfg": {"layers": [1, 1, 1, 1], "image_size": 32, "width": 16}}, "ModifiedResNet"),
-        ({"vision_cfg": {"pool_type": "avg"}}, "class token"),
-        ({"vision_cfg": {"attentional_pool": True}}, "class token"),
-        ({"text_cfg": {"pool_type": "last"}}, "pools texts by 'last'"),
-        ({"text_cfg": {"no_causal_mask": True}}, "bidirectional"),
-        ({"text_cfg": {"proj_bias": True}}, "projection"),
-        ({"text_cfg": {"qk_norm": True}}, "attention blocks"),
-        ({"custom_text": True}, "CustomTextCLIP"),
+        ({}, ("longest", "argmax", True)),
+        ({"pool_type": "eos", "eos_id": END}, ("longest", "eos", True)),
+        ({"no_causal_mask": True}, ("max_length", "argmax", False)),
+        ({"no_causal_mask": True, "pool_type": "last", "proj_bias": True}, ("max_length", "last", False)),
+        ({"pool_type": "last"}, ("max_length", "last", True)),
+        (
+            {"no_causal_mask": True, "pool_type": "first", "proj_type": "none", "width": 24},
+            ("max_length", "first", False),
+        ),
+        ({"qk_norm": True, "scale_fc": True}, ("max_length", "argmax", True)),
+        ({"embed_cls": True}, ("max_length", "cls", True)),
     ],
 )
-def test_unsupported_architectures_are_refused_by_name(
-    tmp_path: Path, tiny: Checkpoint, change: dict[str, Any], reason: str
+def test_text_towers_of_open_clip_say_how_they_are_padded(
+    tiny: Reference, text: dict[str, Any], expected: tuple[str, str, bool]
 ) -> None:
-    """An architecture that the towers do not cover is refused with the reason, not exported wrongly."""
-    config = open_clip.get_model_config(tiny.architecture)
-    for key, value in change.items():
-        config[key] = config[key] | value if isinstance(value, dict) else value
-    name = f"refused-{abs(hash(json.dumps(change)))}"
-    (tmp_path / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / f"{name}.json")
+    """Each kind of text tower is computed exactly, and allows to be cut only where it is causal and pooled at the end."""
+    reference = open_clip_model(tiny, text, custom_text=True)
+    tower, ids = text_tower(reference), token_ids(40)
 
-    with pytest.raises(ExportError, match=f"{name}.*{reason}"):
-        towers(checkpoint.create(name))
+    with torch.no_grad():
+        rows, vectors = tower(ids), reference.model.encode_text(ids.long(), normalize=True)
+
+    assert (tower.padding, tower.pooling, tower.causal) == expected
+    assert torch.allclose(rows, vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(("end", "pooling"), [(2, "argmax"), (END, "eos")])
+def test_clip_of_transformers_is_pooled_as_its_config_says(clip: Reference, end: int, pooling: str) -> None:
+    """The end token of configs before and after their correction: the largest id, or the first such token."""
+    torch.manual_seed(4)
+    text = {**TOWER, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": end}
+    config = CLIPConfig(text_config=text, vision_config={**TOWER, **IMAGES}, projection_dim=24)
+    model = stirred(CLIPModel(config))
+    tower, ids = text_tower(replace(clip, model=model)), token_ids(30)
+
+    with torch.no_grad():
+        expected = model.get_text_features(input_ids=ids.long()).pooler_output
+        assert torch.allclose(tower(ids[:, :30]), normalize(expected, dim=-1), atol=1e-5)
+    assert (tower.padding, tower.pooling, tower.causal) == ("longest", pooling, True)
+
+
+def test_the_reference_stays_as_it_is(tmp_path: Path) -> None:
+    """Merged branches and folded constants are the tower's own: the reference computes with what it was given."""
+    reference = FAMILIES["mobileclip-s"].reference("untouched", tmp_path)
+    weights = {name: weight.clone() for name, weight in reference.model.state_dict().items()}
+    names = [name for name, _ in reference.model.named_modules()]
+
+    tower = image_tower(reference)
+    text_tower(reference)
+
+    assert len(list(tower.visual.modules())) < len(list(reference.model.visual.modules()))
+    assert names == [name for name, _ in reference.model.named_modules()]
+    assert all(weight.requires_grad for weight in reference.model.parameters())
+    assert all(torch.equal(weight, weights[name]) for name, weight in reference.model.state_dict().items())
+
+
+def test_what_has_no_text_tower_of_a_known_kind_is_refused_by_name(tiny: Reference) -> None:
+    """A CoCa is refused with the name of the architecture, of its class, and of what is supported."""
+    multimodal = MultimodalCfg(width=32, heads=2, layers=1)
+    coca = open_clip.CoCa(24, multimodal, CONFIG["text_cfg"], CONFIG["vision_cfg"])
+
+    with pytest.raises(ExportError, match=r"coca_tiny is a CoCa, .*supported: open_clip's CLIP"):
+        text_tower(replace(tiny, model=coca, architecture="coca_tiny"))

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from lookwire_export import checkpoint, train
+from lookwire_export import train
 from lookwire_export.captions import COLOUR_WORDS, KIND_WORDS, varied
-from lookwire_export.checkpoint import Checkpoint
 from lookwire_export.garments import ALL, COLOURS, HELD_OUT, KINDS, PATTERNS
 from lookwire_export.recall import EVALUATION_SEED
+from lookwire_export.reference import Reference
+from lookwire_export.sources.open_clip_models import create
 from lookwire_export.train import SEEN, Batches, Settings, encode_short, loss_of
 
 SETTINGS = Settings(steps=25, batch=12, drawings=2)
 
 
 @pytest.fixture
-def batches(tiny: Checkpoint) -> Batches:
+def batches(tiny: Reference) -> Batches:
     drawn = np.random.default_rng(0).integers(0, 256, (len(SEEN), SETTINGS.drawings, 32, 32, 3), np.uint8)
-    visual = tiny.model.visual
-    return Batches(drawn, tiny.tokenizer, visual.image_mean, visual.image_std, SETTINGS)
+    return Batches(drawn, tiny, SETTINGS)
 
 
 def test_training_never_sees_what_is_held_out() -> None:
@@ -37,19 +37,19 @@ def test_batch_marks_which_caption_is_true_of_which_image(batches: Batches) -> N
     assert bool(matches[:, 12:].diagonal().all())
 
 
-def test_no_caption_is_cut(tiny: Checkpoint) -> None:
+def test_no_caption_is_cut(tiny: Reference) -> None:
     """The longest caption that training can make fits into the tokens that it uses."""
     rng = Random(0)
     drawn = [varied(rng, rng.choice(KINDS), rng.choice(COLOURS), rng.choice(PATTERNS)) for _ in range(3000)]
 
-    lengths = tiny.tokenizer(drawn).argmax(dim=-1) + 1
+    lengths = tiny.tokenize(drawn).argmax(dim=-1) + 1
 
     assert int(lengths.max()) <= train.TOKENS
 
 
-def test_short_text_is_encoded_as_open_clip_does(tiny: Checkpoint) -> None:
+def test_short_text_is_encoded_as_open_clip_does(tiny: Reference) -> None:
     """Training's cut text tower gives open_clip's embedding."""
-    ids = tiny.tokenizer(["a red dress", "plain blue trousers"])
+    ids = tiny.tokenize(["a red dress", "plain blue trousers"])
 
     with torch.no_grad():
         short, reference = encode_short(tiny.model, ids[:, :8]), tiny.model.encode_text(ids, normalize=True)
@@ -57,10 +57,10 @@ def test_short_text_is_encoded_as_open_clip_does(tiny: Checkpoint) -> None:
     assert float((short - reference).abs().max()) < 1e-5
 
 
-def test_training_lowers_the_loss(tiny: Checkpoint, batches: Batches) -> None:
+def test_training_lowers_the_loss(tiny: Reference, batches: Batches) -> None:
     """A few steps on one batch lower its loss by a third."""
     torch.manual_seed(0)
-    model = checkpoint.create(tiny.architecture).model
+    model = create(tiny.architecture).model
     batch = next(batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     first = loss_of(model, *batch).item()
