@@ -45,7 +45,7 @@ class Round:
 
 def run(report: Report) -> None:
     """Adds the figures of one run to the report."""
-    with LocalServer("model_repo") as server:
+    with LocalServer("model_repo", embedding_cache_bytes=0) as server:
         rounds = asyncio.run(measure(server))
 
     def median(figure: Callable[[Round], float]) -> float:

@@ -15,7 +15,8 @@ MODEL_REPOSITORY = ROOT / "model_repo"
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[LocalServer]:
-    with LocalServer(MODEL_REPOSITORY) as server:
+    """A server that keeps no vectors, so that each text of a test is embedded."""
+    with LocalServer(MODEL_REPOSITORY, embedding_cache_bytes=0) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from lookwire_server import __version__
 from lookwire_server.encoding.backend import EncoderBackend
+from lookwire_server.encoding.encoder import TextCache
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.encoding.images import ImageDecoder, ImageLimits
 from lookwire_server.errors import InvalidArgument, Unavailable
@@ -102,11 +103,13 @@ async def serve(settings: Settings, levels: Levels) -> None:
 
 def model_repository(settings: Settings, decoder: ImageDecoder, metrics: Metrics, stop: Stop) -> Repository:
     """The repository with every backend."""
+    cache = TextCache(settings.embedding_cache_bytes)
+    metrics.embedding_cache_bytes.set_function(lambda: cache.nbytes)
     return Repository(
         settings.model_repository,
         {
             "onnxruntime": OnnxRuntimeBackend(settings.inference_threads, settings.default_max_batch_size),
-            "encoder": EncoderBackend(decoder, settings.max_text_bytes, settings.allow_ungated),
+            "encoder": EncoderBackend(decoder, settings.max_text_bytes, settings.allow_ungated, cache),
             "ensemble": EnsembleBackend(),
             "python": PythonBackend(auto_complete=not settings.disable_auto_complete_config),
             "identity": IdentityBackend(),

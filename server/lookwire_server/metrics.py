@@ -66,11 +66,12 @@ class Metrics:
             "Requests to a model that were not executed: queue_full, queue_timeout, deadline, cancelled, shutdown.",
             ("model", "version", "reason"),
         )
-        self.label_cache_hits = counter(
-            "lookwire_label_cache_hits", "Label groups of Classify whose vectors were kept or being made."
+        self.embedding_cache_hits = counter(
+            "lookwire_embedding_cache_hits", "Texts whose vectors were kept or being made."
         )
-        self.label_cache_misses = counter(
-            "lookwire_label_cache_misses", "Label groups of Classify whose vectors had to be made."
+        self.embedding_cache_misses = counter("lookwire_embedding_cache_misses", "Texts whose vectors had to be made.")
+        self.embedding_cache_bytes = gauge(
+            "lookwire_embedding_cache_bytes", "Bytes of the vectors of texts that are kept, and of the texts."
         )
         self.collection_items = gauge("lookwire_collection_items", "Items of a collection.", ("collection",))
         self.commit_writes = histogram("lookwire_commit_writes", "Write requests that one commit put on disk.", ROWS)

@@ -192,6 +192,12 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(32 << 20, ge=1, description="largest encoded image")
     max_image_pixels: int = Field(64_000_000, ge=1, description="largest width x height of an image")
     max_text_bytes: int = Field(64 << 10, ge=1, description="longest text, in bytes of UTF-8")
+    embedding_cache_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        description="bytes that the vectors of texts may take which are kept for the next time, 0 for none; equal texts that "
+        "are asked for at once are embedded once in any case",
+    )
     allow_client_shm: bool = Field(
         False, description="let clients on this machine pass tensors in shared memory; they must be trusted"
     )

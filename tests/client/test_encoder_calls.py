@@ -239,6 +239,17 @@ def test_classify(client: Client, server: FakeServer) -> None:
     )
 
 
+def test_classify_takes_prompts_as_a_dict(client: Client, server: FakeServer) -> None:
+    """A dict of labels to prompts is a group, with the labels in its order."""
+    server.reply(pb.ClassifyResponse(classifications=[pb.Classification()]))
+
+    client.classify(["red"], {"mood": {"warm": ("a red one", "an orange one"), "cold": []}})
+
+    labels = [pb.Label(name="warm", prompts=["a red one", "an orange one"]), pb.Label(name="cold")]
+    groups = [pb.LabelGroup(name="mood", labels=labels)]
+    assert server.requests == [pb.ClassifyRequest(inputs=[pb.Input(text="red")], groups=groups)]
+
+
 def test_classify_partial(client: Client, server: FakeServer) -> None:
     """An input that failed has no labels with `partial`, and else is the call's error with its index."""
     scores = pb.LabelScores(labels=[0], cosines=[0.5], logits=[2], probabilities=[1])
@@ -260,8 +271,24 @@ def test_score_and_classify_refuse_what_cannot_be_sent(client: Client, server: F
         client.score([])
     with pytest.raises(TypeError, match=r"bytes or a pathlib\.Path, not int"):
         client.score([("red", 7)])  # type: ignore[list-item]
+    for pair, words in (
+        ("red", "is a text"),
+        (b"photo", "is an image"),
+        (Path("a.png"), "is an image"),
+        (("red", "blue", "green"), "is a list of 3"),
+        (7, "is a value of type int"),
+    ):
+        with pytest.raises(TypeError, match=rf"^pairs\[1\] {words}, not a pair of inputs$"):
+            client.score([("red", "blue"), pair])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^pairs\[0\] is a text, not a pair of inputs$"):
+        client.score(("re", b"photo"))  # type: ignore[arg-type]
+    for pairs in ("red", b"red", Path("a.png")):
+        with pytest.raises(TypeError, match=r"^pairs are a list of pairs of inputs, not one input$"):
+            client.score(pairs)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a list of texts and images"):
         client.classify("red", {"colour": ["red"]})
+    with pytest.raises(TypeError, match="a list of texts and images"):
+        client.classify(Path("a.png"), {"colour": ["red"]})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to classify"):
         client.classify([], {"colour": ["red"]})
     with pytest.raises(ValueError, match="top_k is at least 0"):
@@ -272,5 +299,25 @@ def test_score_and_classify_refuse_what_cannot_be_sent(client: Client, server: F
         client.classify(["red"], {"colour": LabelGroup(["red"], "a {}")})
     with pytest.raises(TypeError, match="group 'colour': prompts of 'red' are a list of strings"):
         client.classify(["red"], {"colour": LabelGroup({"red": "a red one"})})
+    with pytest.raises(TypeError, match=r"^groups are a dict of names to labels.*, not a value of type list$"):
+        client.classify(["red"], ["red", "blue"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^the name of a group is a string, not a value of type int$"):
+        client.classify(["red"], {1: ["red"]})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"^group 'm': labels are .*, but the one at index 1 is a value of type int$"):
+        client.classify(["red"], {"m": ["a", 2]})  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^group 'm': labels are a list of strings, not a value of type int$"):
+        client.classify(["red"], {"m": 1})  # type: ignore[dict-item]
+    with pytest.raises(
+        TypeError, match=r"^group 'm': prompts of 'a' are a list of strings, not a value of type NoneType$"
+    ):
+        client.classify(["red"], {"m": {"a": None}})  # type: ignore[dict-item]
+    for unordered in (
+        {"red", "blue"},
+        frozenset(["red"]),
+        {"red": {"a red one"}},
+        LabelGroup(["red"], {"a {}"}),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"are a list of strings, not a set, whose order varies$"):
+            client.classify(["red"], {"m": unordered})  # type: ignore[dict-item]
 
     assert server.requests == []

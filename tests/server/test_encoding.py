@@ -29,8 +29,8 @@ def counters(server: LocalServer, model: str) -> tuple[int, int, int, float]:
         for kind in ("count", "sum")
     }
     return (
-        int(statistics["inference_count"]),
-        int(statistics["execution_count"]),
+        int(statistics.get("inference_count", 0)),
+        int(statistics.get("execution_count", 0)),
         int(series["count"]),
         series["sum"],
     )
@@ -39,7 +39,7 @@ def counters(server: LocalServer, model: str) -> tuple[int, int, int, float]:
 def test_concurrent_calls_share_executions(server: LocalServer, client: Client) -> None:
     """Single-text calls that come while the model is busy share its next executions; every caller gets its own vector."""
     texts = [f"a {TEXTS[number % len(TEXTS)]} number {number}" for number in range(32)]
-    bulk = ["a long description of a garment " * 20] * 512
+    bulk = [f"{number}: a long description of a garment " * 20 for number in range(512)]
     one_by_one = np.concatenate([client.embed([text]).vectors for text in texts])
     before = counters(server, "garments-text")
 

@@ -1,6 +1,9 @@
 """What the rules of an encoder make of an image."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,3 +59,43 @@ def test_palette_is_filtered_only_when_converted_first() -> None:
 
     assert len(np.unique(pixels(image, convert_rgb="after_resize"))) == 2
     assert len(np.unique(pixels(image, convert_rgb="before_resize"))) > 2
+
+
+def test_white_shows_through_as_alpha_composite_has_it() -> None:
+    """Every value with every alpha is what Pillow's own composite on white makes of it, to the last bit."""
+    values, alphas = np.indices((256, 256)).astype(np.uint8)
+    image = Image.fromarray(np.stack([values, values, values, alphas], axis=-1))
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+    assert np.array_equal(pixels(image, size=256, convert_rgb="before_resize"), np.asarray(expected))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from lookwire_server.encoding.images import ImageLimits, decode
+from tests.server.test_images import RULES
+
+def kilobytes(measure):
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(measure))
+
+data, limits = Path(sys.argv[1]).read_bytes(), ImageLimits(1 << 24, 1 << 24)
+rules = RULES.model_copy(update={"convert_rgb": "before_resize"})
+decode(Path(sys.argv[2]).read_bytes(), rules, limits)
+before = kilobytes("VmRSS")
+decode(data, rules, limits)
+print(kilobytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize(("mode", "copies"), [("RGB", 1), ("RGBA", 2)])
+def test_memory_of_a_large_image(tmp_path: Path, mode: str, copies: int) -> None:
+    """Decoding takes the image at full size once, and once more where its transparency is laid on white."""
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    Image.new(mode, (3600, 3600)).save(large)
+    Image.new(mode, (80, 80)).save(small)
+
+    run = subprocess.run([sys.executable, "-c", PEAK, large, small], capture_output=True, text=True, check=True)
+
+    assert int(run.stdout) * 1024 < (copies + 0.5) * 4 * 3600 * 3600

@@ -22,6 +22,7 @@ from lookwire.types import (
     Image,
     Item,
     LabelGroup,
+    Labels,
     Scores,
     SearchResult,
     StoredItem,
@@ -113,7 +114,7 @@ class AsyncClient:
     async def classify(
         self,
         inputs: Sequence[Content],
-        groups: Mapping[str, Sequence[str] | LabelGroup],
+        groups: Mapping[str, Labels | LabelGroup],
         *,
         top_k: int = 0,
         encoder: str = "",

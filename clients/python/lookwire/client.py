@@ -22,6 +22,7 @@ from lookwire.types import (
     Image,
     Item,
     LabelGroup,
+    Labels,
     Scores,
     SearchResult,
     StoredItem,
@@ -133,7 +134,7 @@ class Client:
     def classify(
         self,
         inputs: Sequence[Content],
-        groups: Mapping[str, Sequence[str] | LabelGroup],
+        groups: Mapping[str, Labels | LabelGroup],
         *,
         top_k: int = 0,
         encoder: str = "",
@@ -144,9 +145,10 @@ class Client:
 
             client.classify([Path("a.jpg")], {"colour": ["red", "blue"], "kind": LabelGroup(KINDS, ["a photo of a {}"])})
 
-        A string is a text, never a path; bytes and a `Path` are an image; 1 to 1,024 in any mix. Groups are lists of names,
-        or a `LabelGroup` with templates or prompts; at most 4,096 prompts in all. `top_k` is the number of labels returned
-        of each group, 0 for all of them.
+        A string is a text, never a path; bytes and a `Path` are an image; 1 to 1,024 in any mix. A group is a list of names, a
+        dict of names to lists of prompts, or a `LabelGroup`, which has templates too. There are 1 to 256 groups, with at most
+        4,096 prompts of 4,194,304 characters in all; inputs x groups are at most 65,536. `top_k` is the number of labels
+        returned of each group, 0 for all of them; at most 1,048,576 are returned, counting each input.
 
         An input that cannot be embedded raises its error, which names its index; with `partial` it has no labels and its
         error is in `errors`, by index. Raises InvalidArgument for groups that are wrong, and as `embed` does besides.

@@ -18,6 +18,8 @@ Content: TypeAlias = str | bytes | Path
 """What an encoder takes: a string is a text, never a path; bytes and a path are an image."""
 VectorLike: TypeAlias = NDArray[Any] | Sequence[float]
 """A vector [d] of numbers."""
+Labels: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+"""The labels of a group: names, or names with the prompts that describe each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class LabelGroup:
     name alone. Several prompts are averaged.
     """
 
-    labels: Sequence[str] | Mapping[str, Sequence[str]]
+    labels: Labels
     templates: Sequence[str] = ()
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from lookwire_server.encoding.encoder import Encoder, ImageTower, TextTower
+from lookwire_server.encoding.encoder import Encoder, ImageTower, TextCache, TextTower
 from lookwire_server.encoding.images import ImageDecoder
 from lookwire_server.encoding.manifest import FILE, Manifest, Tower, read
 from lookwire_server.encoding.texts import TextTokenizer
@@ -26,11 +26,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class EncoderBackend:
-    """Loads encoders. With `allow_ungated`, one without a passing parity record is served with a warning."""
+    """Loads encoders, which share `cache`. With `allow_ungated`, one without a passing parity record is served with a warning."""
 
     decoder: ImageDecoder
     max_text_bytes: int
     allow_ungated: bool
+    cache: TextCache = field(default_factory=lambda: TextCache(0))
 
     async def load(self, config: ModelConfig, version: int, directory: Path, repository: Repository) -> Model:
         manifest = await asyncio.to_thread(read, directory)
@@ -50,6 +51,7 @@ class EncoderBackend:
             image,
             text,
             self.max_text_bytes,
+            self.cache,
             repository.metrics,
         )
 

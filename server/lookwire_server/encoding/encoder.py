@@ -1,13 +1,15 @@
 """The encoder: two towers, their preprocessing and tokenizer, under one fingerprint."""
 
 import asyncio
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lookwire_server.encoding.cache import Flight, LruCache
 from lookwire_server.encoding.images import ImageDecoder
 from lookwire_server.encoding.manifest import ImageRules, Manifest, TextRules
 from lookwire_server.encoding.texts import TextTokenizer
@@ -23,6 +25,11 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 # Characters that are tokenised on the event loop; more go to a thread. About 0.1 ms.
 INLINE_CHARACTERS = 2_000
+INLINE_TEXTS = 64
+# Texts of one call that wait in the tower's queue at a time.
+MAX_QUEUED_TEXTS = 1_024
+# What a kept vector costs beside its text and its numbers, roughly: Python's objects.
+ENTRY_BYTES = 350
 
 
 @dataclass(slots=True)
@@ -38,6 +45,12 @@ class Times:
         self.queue = max(self.queue, response.queue_seconds)
         self.infer = max(self.infer, response.infer_seconds)
 
+    def waited_for(self, work: "Times") -> None:
+        """Takes in the times of work that others may have begun."""
+        self.tokenise = max(self.tokenise, work.tokenise)
+        self.queue = max(self.queue, work.queue)
+        self.infer = max(self.infer, work.infer)
+
 
 @dataclass(slots=True, frozen=True)
 class Embedded:
@@ -46,6 +59,20 @@ class Embedded:
     vectors: Vectors
     errors: dict[int, LookwireError]
     times: Times
+
+
+@dataclass(slots=True)
+class TextVectors:
+    """What embedding texts has made: a float32 vector of shape [dimension] for each, and the times that it took."""
+
+    vectors: dict[str, Vectors]
+    times: Times
+
+
+# A text, and the fingerprint of the encoder: another encoder never finds the vectors of this one.
+TextKey = tuple[str, str]
+TextCache = LruCache[TextKey, Vectors]
+TextFlight = Flight[str, TextVectors]
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,7 +120,11 @@ class TextTower:
 
 
 class Encoder:
-    """A loaded encoder. As a V2 model it takes TEXT or IMAGE (BYTES) and returns EMBEDDING."""
+    """A loaded encoder. As a V2 model it takes TEXT or IMAGE (BYTES) and returns EMBEDDING.
+
+    Equal texts that are asked for at once are embedded once, and `cache` keeps their vectors as first made (those of int8
+    depend slightly on the batch that they were in). Images are not kept: their bytes are large keys, and seldom come again.
+    """
 
     def __init__(
         self,
@@ -103,6 +134,7 @@ class Encoder:
         image: ImageTower | None,
         text: TextTower | None,
         max_text_bytes: int,
+        cache: TextCache,
         metrics: Metrics,
     ) -> None:
         self.config = config
@@ -115,6 +147,10 @@ class Encoder:
         self._image = image
         self._text = text
         self._max_text_bytes = max_text_bytes
+        self._cache = cache
+        self._flights: dict[Lane, dict[str, TextFlight]] = {lane: {} for lane in Lane}
+        self._hits = metrics.embedding_cache_hits
+        self._misses = metrics.embedding_cache_misses
         self._embedding = 0
         self._closing = False
         self._idle = asyncio.Event()
@@ -169,28 +205,92 @@ class Encoder:
             error = InvalidArgument(f"encoder '{self.name}' has no text tower; it takes images only")
             job.answer.errors.update(dict.fromkeys(texts, error))
             return
+        refused = 0
+        new: dict[str, list[int]] = {}
+        joined: dict[TextFlight, list[int]] = {}
         for index, text in texts.items():
-            if (size := len(text.encode())) > self._max_text_bytes:
-                job.answer.errors[index] = InvalidArgument(
-                    f"the text has {size} bytes, at most {self._max_text_bytes} are taken",
-                    bytes=size,
-                    limit=self._max_text_bytes,
-                )
-        texts = {index: text for index, text in texts.items() if index not in job.answer.errors}
-        started = time.monotonic()
-        if sum(map(len, texts.values())) <= INLINE_CHARACTERS:
-            ids = tower.tokenizer.encode(list(texts.values()))
-        else:
-            ids = await asyncio.to_thread(tower.tokenizer.encode, list(texts.values()))
-        job.answer.times.tokenise = time.monotonic() - started
-        self._tokenise_seconds.observe(job.answer.times.tokenise)
-        groups = tower.by_length(list(texts), ids)
-        await together([self._infer_texts(job, tower.model, indexes, tokens) for indexes, tokens in groups])
+            if text in new:
+                new[text].append(index)
+            elif (vector := self._cache.get((self.fingerprint, text))) is not None:
+                job.answer.vectors[index] = vector
+            elif (flight := self._in_flight(job.lane, text)) is not None:
+                joined.setdefault(flight, []).append(index)
+            elif (refusal := self.refusal(text)) is not None:
+                refused += 1
+                job.answer.errors[index] = refusal
+            else:
+                new[text] = [index]
+        if hits := len(texts) - len(new) - refused:
+            self._hits.inc(hits)
+        # Its own work first: two calls that wait for each other have then both done theirs.
+        if new:
+            self._misses.inc(len(new))
+            with Flight(self._flights[job.lane], new) as flight:
+                made = await self._make(tower, list(new), job.lane, job.deadline)
+                flight.land(made)
+            job.answer.times.waited_for(made.times)
+            for text, indexes in new.items():
+                for index in indexes:
+                    job.answer.vectors[index] = made.vectors[text]
+        for flight, indexes in joined.items():
+            landed = await flight.wait(job.deadline)
+            if landed is None:
+                await self._embed_texts(job, {index: texts[index] for index in indexes})
+                continue
+            job.answer.times.waited_for(landed.times)
+            for index in indexes:
+                job.answer.vectors[index] = landed.vectors[texts[index]]
 
-    async def _infer_texts(self, job: Job, model: Model, indexes: Sequence[int], tokens: Tensor) -> None:
-        response = await model.infer(Request({"input_ids": tokens}, job.lane, job.deadline))
-        job.answer.times.answered(response)
-        job.answer.vectors[indexes] = response.outputs["embedding"]
+    def refusal(self, text: str) -> InvalidArgument | None:
+        """Why the text cannot be embedded, if it cannot."""
+        if (size := len(text.encode())) <= self._max_text_bytes:
+            return None
+        return InvalidArgument(
+            f"the text has {size} bytes, at most {self._max_text_bytes} are taken",
+            bytes=size,
+            limit=self._max_text_bytes,
+        )
+
+    def missing(self, texts: Iterable[str]) -> int:
+        """How many of the texts have no vector that is kept."""
+        return sum((self.fingerprint, text) not in self._cache for text in texts)
+
+    def _in_flight(self, lane: Lane, text: str) -> TextFlight | None:
+        """The work that makes the vector of this text now. A query does not wait for bulk work: it is embedded beside it."""
+        return self._flights[Lane.INTERACTIVE].get(text) or self._flights[lane].get(text)
+
+    async def _make(self, tower: TextTower, texts: Sequence[str], lane: Lane, deadline: float | None) -> TextVectors:
+        """Embeds texts, no two of them equal, and keeps their vectors."""
+        made = TextVectors({}, Times())
+        # One request may not fill the queue of the tower: what it has more waits here.
+        for start in range(0, len(texts), MAX_QUEUED_TEXTS):
+            await self._make_some(tower, texts[start : start + MAX_QUEUED_TEXTS], lane, deadline, made)
+        return made
+
+    async def _make_some(
+        self, tower: TextTower, texts: Sequence[str], lane: Lane, deadline: float | None, made: TextVectors
+    ) -> None:
+        """Adds the vectors of some texts to what is made."""
+        started = time.monotonic()
+        if sum(map(len, texts)) <= INLINE_CHARACTERS and len(texts) <= INLINE_TEXTS:
+            ids = tower.tokenizer.encode(texts)
+        else:
+            ids = await asyncio.to_thread(tower.tokenizer.encode, texts)
+        tokenise = time.monotonic() - started
+        self._tokenise_seconds.observe(tokenise)
+        made.times.tokenise += tokenise
+
+        async def infer(indexes: Sequence[int], tokens: Tensor) -> None:
+            response = await tower.model.infer(Request({"input_ids": tokens}, lane, deadline))
+            made.times.answered(response)
+            embedding = response.outputs["embedding"]
+            for row, index in enumerate(indexes):
+                made.vectors[texts[index]] = vector = embedding[row].copy()  # the row is part of a large batch
+                nbytes = ENTRY_BYTES + sys.getsizeof(texts[index]) + vector.nbytes
+                # Bulk work takes free room only: an import drives out no query.
+                self._cache.put((self.fingerprint, texts[index]), vector, nbytes, first_to_go=lane is Lane.BULK)
+
+        await together([infer(indexes, tokens) for indexes, tokens in tower.by_length(range(len(texts)), ids)])
 
     async def infer(self, request: Request) -> Response:
         """The V2 face: one of TEXT and IMAGE, BYTES of shape [rows, 1], to EMBEDDING, FP32 of shape [rows, dimension]."""

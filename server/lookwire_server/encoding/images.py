@@ -102,7 +102,7 @@ def resized(size: tuple[int, int], rules: ImageRules) -> tuple[int, int]:
 def transform(image: Image.Image, rules: ImageRules) -> Image.Image:
     """Resizes, crops and converts as torchvision or transformers' Pillow processors do; returns `size` x `size` in RGB."""
     if rules.convert_rgb == "before_resize":
-        image = on_white(image).convert("RGB")
+        image = on_white(image)
     target = resized(image.size, rules)
     if target != image.size:
         image = image.resize(target, INTERPOLATIONS[rules.interpolation])
@@ -117,8 +117,18 @@ def crop_offset(surplus: int, rules: ImageRules) -> int:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The image without transparency; `transformers.image_transforms.convert_to_rgb` lays it on white."""
+    """The image in RGB without transparency; `transformers.image_transforms.convert_to_rgb` lays it on white.
+
+    The pixels are those of `Image.alpha_composite`, which takes two images in RGBA more.
+    """
     if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return in_mode(image, "RGB")
+    image = in_mode(image, "RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself if it has the mode; `Image.convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)

@@ -4,7 +4,7 @@ import hashlib
 import html
 import json
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ftfy
@@ -13,6 +13,10 @@ from tokenizers.models import Unigram
 
 from lookwire_server.encoding.manifest import TextRules
 from lookwire_server.errors import InvalidArgument
+
+# What the library makes of a text takes a hundred times its characters until the ids are read from it: so much at a time.
+SLICE_TEXTS = 64
+SLICE_CHARACTERS = 65_536
 
 
 class TextTokenizer:
@@ -43,10 +47,26 @@ class TextTokenizer:
 
         A text that is too long keeps its beginning and its special tokens.
         """
-        encodings = self._tokenizer.encode_batch_fast([self._clean(text) for text in texts])
+        ids: list[list[int]] = []
+        for part in slices(texts):
+            ids += [
+                encoding.ids for encoding in self._tokenizer.encode_batch_fast([self._clean(text) for text in part])
+            ]
         if replace := self._replace:
-            return [[replace.get(id, id) for id in encoding.ids] for encoding in encodings]
-        return [encoding.ids for encoding in encodings]
+            return [[replace.get(id, id) for id in of_text] for of_text in ids]
+        return ids
+
+
+def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in runs of SLICE_TEXTS at most, and of SLICE_CHARACTERS at most where that is not one text."""
+    start = characters = 0
+    for index, text in enumerate(texts):
+        characters += len(text)
+        if index > start and (index - start == SLICE_TEXTS or characters > SLICE_CHARACTERS):
+            yield texts[start:index]
+            start, characters = index, len(text)
+    if start < len(texts):
+        yield texts[start:]
 
 
 def read(data: bytes) -> Tokenizer:

@@ -1,5 +1,6 @@
 """EncoderService."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,20 +10,20 @@ import grpc
 from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire.v1 import encoder_service_pb2_grpc
 from lookwire.v1.stage_times_pb2 import StageTimes
-from lookwire_server.encoding.encoder import Encoder, Times
+from lookwire_server.encoding.encoder import Embedded, Encoder, Times, Vectors
 from lookwire_server.encoding.encoders import Encoders
-from lookwire_server.encoding.labels import LabelCache, LabelSet, LabelVectors
+from lookwire_server.encoding.labels import Prompts
 from lookwire_server.encoding.scores import ScoreRule
 from lookwire_server.errors import InvalidArgument, LookwireError
 from lookwire_server.models.model import Lane
-from lookwire_server.models.together import together
 from lookwire_server.rpc import convert, labels, scores
 from lookwire_server.rpc.guard import to_status
 
 MAX_INPUTS = 1024
 # A request of more inputs than this is bulk work: single queries go before it.
 BULK_INPUTS = 16
-STAGES = ("decode", "tokenise", "queue", "infer")
+# The mean of so many prompts is computed on the event loop, in less than a millisecond; that of more in a thread.
+INLINE_PROMPTS = 512
 SCORE_RULES = {"softmax": pb.SCORE_RULE_SOFTMAX, "sigmoid": pb.SCORE_RULE_SIGMOID}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,9 +32,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
     """Answers with the encoders of the repository."""
 
-    def __init__(self, encoders: Encoders, label_cache: LabelCache) -> None:
+    def __init__(self, encoders: Encoders) -> None:
         self._encoders = encoders
-        self._label_cache = label_cache
 
     async def ListEncoders(self, request: pb.ListEncodersRequest, context: Context) -> pb.ListEncodersResponse:
         return pb.ListEncodersResponse(encoders=map(describe, self._encoders.list()))
@@ -52,7 +52,7 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             embeddings=convert.matrix(embedded.vectors, member),
             errors=input_errors(embedded.errors),
             fingerprint=encoder.fingerprint,
-            times=stage_times(started, [embedded.times]),
+            times=stage_times(started, embedded.times),
         )
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
@@ -72,7 +72,7 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
         embedded = await encoder.embed(list(rows), lane=lane(len(rows)), deadline=convert.deadline(context))
         reply = scores.of_pairs(embedded, pairs, ScoreRule.of(encoder.manifest))
         reply.fingerprint = encoder.fingerprint
-        reply.times.CopyFrom(stage_times(started, [embedded.times]))
+        reply.times.CopyFrom(stage_times(started, embedded.times))
         return reply
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
@@ -87,28 +87,28 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
                 field="encoder",
             )
         inputs = [content(message, f"inputs[{index}]") for index, message in enumerate(request.inputs)]
-        labelled = await self._labelled(encoder, sets)
-        embedded = await encoder.embed(inputs, lane=lane(len(inputs)), deadline=convert.deadline(context))
+        prompts = Prompts(sets)
+        prompts.check(encoder)
+        work = len(inputs) + encoder.missing(prompts.texts)
+        # At once, so that both are of one version of the encoder.
+        embedded = await encoder.embed([*inputs, *prompts.texts], lane=lane(work), deadline=convert.deadline(context))
+        vectors = await label_vectors(prompts, embedded.vectors[len(inputs) :])
+        embedded = Embedded(embedded.vectors[: len(inputs)], embedded.errors, embedded.times)
         return pb.ClassifyResponse(
             classifications=await scores.classifications(
-                embedded, [each.vectors for each in labelled], request.top_k, ScoreRule.of(encoder.manifest)
+                embedded, vectors, request.top_k, ScoreRule.of(encoder.manifest)
             ),
             errors=input_errors(embedded.errors),
             fingerprint=encoder.fingerprint,
-            times=stage_times(started, [embedded.times, *(each.times for each in labelled)]),
+            times=stage_times(started, embedded.times),
         )
 
-    async def _labelled(self, encoder: Encoder, sets: Sequence[LabelSet]) -> list[LabelVectors]:
-        """The vectors of each set."""
-        lane_of_all = lane(self._label_cache.missing_prompts(encoder, sets))
 
-        async def of_group(index: int) -> LabelVectors:
-            try:
-                return await self._label_cache.vectors(encoder, sets[index], lane_of_all)
-            except InvalidArgument as error:
-                raise type(error)(error.message, field=f"groups[{index}]{error.field}", **error.metadata) from None
-
-        return await together([of_group(index) for index in range(len(sets))])
+async def label_vectors(prompts: Prompts, vectors: Vectors) -> list[Vectors]:
+    """The vectors of the labels of each set, from those of their prompts."""
+    if len(vectors) <= INLINE_PROMPTS:
+        return prompts.label_vectors(vectors)
+    return await asyncio.to_thread(prompts.label_vectors, vectors)
 
 
 def check_count(inputs: Sequence[object], field: str) -> None:
@@ -122,10 +122,11 @@ def lane(inputs: int) -> Lane:
     return Lane.BULK if inputs > BULK_INPUTS else Lane.INTERACTIVE
 
 
-def stage_times(started: float, parts: Sequence[Times]) -> StageTimes:
-    """The stage times of a request, of whose parts some may have run side by side: of each stage, the longest."""
-    longest = {stage: max(getattr(part, stage) for part in parts) for stage in STAGES}
-    return convert.stage_times(started, **longest)
+def stage_times(started: float, times: Times) -> StageTimes:
+    """The stage times of a request."""
+    return convert.stage_times(
+        started, decode=times.decode, tokenise=times.tokenise, queue=times.queue, infer=times.infer
+    )
 
 
 def input_errors(errors: Mapping[int, LookwireError]) -> list[pb.InputError]:

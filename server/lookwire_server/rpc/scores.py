@@ -1,6 +1,7 @@
 """Scores of embedded inputs, as messages."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,13 @@ from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire_server.encoding import scores
 from lookwire_server.encoding.encoder import Embedded, Vectors
 from lookwire_server.encoding.labels import LabelSet
-from lookwire_server.encoding.scores import ScoreRule
+from lookwire_server.encoding.scores import Doubles, ScoreRule
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.rpc.guard import to_status
 
-# Of a reply, about 16 MiB.
+# Of a reply, which takes at most 14 bytes for each score and 20 for each list: 15 MiB.
 MAX_SCORES = 1 << 20
+MAX_SCORE_LISTS = 65_536
 # Scores that are computed on the event loop, in about a millisecond; more go to a thread.
 INLINE_SCORES = 2_048
 # Scores that are computed at a time, which bounds the memory that takes.
@@ -45,7 +47,15 @@ def of_pairs(embedded: Embedded, pairs: Sequence[tuple[int, int]], rule: ScoreRu
 
 
 def check_count(inputs: int, sets: Sequence[LabelSet], top_k: int) -> None:
-    """Raises InvalidArgument if the reply would hold too many scores."""
+    """Raises InvalidArgument if the reply would hold too many scores, or too many lists of them."""
+    if (lists := inputs * len(sets)) > MAX_SCORE_LISTS:
+        raise InvalidArgument(
+            f"{inputs} inputs with {len(sets)} groups each have {lists} lists of scores; at most {MAX_SCORE_LISTS} are "
+            "returned. Send fewer inputs or groups at a time",
+            field="groups",
+            lists=lists,
+            limit=MAX_SCORE_LISTS,
+        )
     number = inputs * sum(min(top_k or len(labels.labels), len(labels.labels)) for labels in sets)
     if number > MAX_SCORES:
         raise InvalidArgument(
@@ -61,26 +71,42 @@ async def classifications(
     embedded: Embedded, labels: Sequence[Vectors], top_k: int, rule: ScoreRule
 ) -> list[pb.Classification]:
     """The scores of each input with the labels of each group; none of an input that has failed."""
-    if len(embedded.vectors) * sum(map(len, labels)) <= INLINE_SCORES:
-        return classified(embedded, labels, top_k, rule)
-    return await asyncio.to_thread(classified, embedded, labels, top_k, rule)
-
-
-def classified(embedded: Embedded, labels: Sequence[Vectors], top_k: int, rule: ScoreRule) -> list[pb.Classification]:
-    """As `classifications`, at once."""
     messages = [pb.Classification() for _ in embedded.vectors]
     rows = [row for row in range(len(messages)) if row not in embedded.errors]
-    for group in labels:
-        vectors = group.astype(np.float64)
-        step = max(1, BLOCK_SCORES // len(group))
-        for start in range(0, len(rows), step):
-            block = rows[start : start + step]
-            cosines = scores.cosines(embedded.vectors[block], vectors)
-            logits = rule.logits(cosines)
-            # Stable: equal logits stay in the order of their labels.
-            order = np.argsort(-logits, axis=1, kind="stable")[:, : top_k or None]
-            best = (np.take_along_axis(each, order, axis=1) for each in (cosines, logits, rule.probabilities(logits)))
-            for row, *lists in zip(block, order, *best, strict=True):
-                fields = {name: values.tolist() for name, values in zip(LISTS, lists, strict=True)}
-                messages[row].groups.add(**fields)
+    ends = list(itertools.accumulate(map(len, labels)))
+    if len(rows) * ends[-1] <= INLINE_SCORES:
+        classify(messages, rows, embedded.vectors, in_doubles(labels), ends, top_k, rule)
+        return messages
+    of_all_labels = await asyncio.to_thread(in_doubles, labels)
+    step = max(1, BLOCK_SCORES // ends[-1])
+    # A thread cannot be interrupted: when the caller leaves, the block that is being computed is the last.
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        await asyncio.to_thread(classify, messages, block, embedded.vectors, of_all_labels, ends, top_k, rule)
     return messages
+
+
+def in_doubles(groups: Sequence[Vectors]) -> Doubles:
+    """The vectors of all groups, one after the other, in double precision, in which cosines are computed."""
+    return np.concatenate(groups, dtype=np.float64)
+
+
+def classify(
+    messages: Sequence[pb.Classification],
+    rows: Sequence[int],
+    vectors: Vectors,
+    labels: Doubles,
+    ends: Sequence[int],
+    top_k: int,
+    rule: ScoreRule,
+) -> None:
+    """Adds to the messages of some rows of `vectors` their scores with the labels of each group; `ends` are where each ends."""
+    # One product for all groups: many small ones cost more than what they compute.
+    for cosines in np.split(scores.cosines(vectors[rows], labels), ends[:-1], axis=1):
+        logits = rule.logits(cosines)
+        # Stable: equal logits stay in the order of their labels.
+        order = np.argsort(-logits, axis=1, kind="stable")[:, : top_k or None]
+        best = (np.take_along_axis(each, order, axis=1) for each in (cosines, logits, rule.probabilities(logits)))
+        for row, *lists in zip(rows, order, *best, strict=True):
+            fields = {name: values.tolist() for name, values in zip(LISTS, lists, strict=True)}
+            messages[row].groups.add(**fields)

@@ -13,7 +13,6 @@ from lookwire.v1 import (
     search_service_pb2,
 )
 from lookwire_server.encoding.encoders import Encoders
-from lookwire_server.encoding.labels import LabelCache
 from lookwire_server.errors import Unavailable
 from lookwire_server.metrics import Metrics
 from lookwire_server.rpc.collections import CollectionServicer
@@ -64,7 +63,7 @@ class Server:
         guard = Guard(metrics, settings.max_inflight_bytes)
         handlers = Handlers()
         servicers = (
-            EncoderServicer(encoders, LabelCache(metrics)),
+            EncoderServicer(encoders),
             CollectionServicer(collections, encoders),
             ItemServicer(collections, encoders),
             SearchServicer(collections, encoders),

@@ -1,6 +1,8 @@
 """The calls of EncoderService."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from lookwire.types import (
     Encoder,
     Image,
     LabelGroup,
+    Labels,
     LabelScore,
     ParityFigure,
     ParityRecord,
@@ -69,9 +72,9 @@ def embed(
 
 def score(pairs: Sequence[tuple[Content, Content]], encoder: str, *, partial: bool) -> Call[Scores]:
     """Asks how well the inputs of each pair match."""
-    request = pb.ScoreRequest(
-        encoder=encoder, pairs=[pb.Pair(first=_input(first), second=_input(second)) for first, second in pairs]
-    )
+    if isinstance(pairs, str | bytes | Path):
+        raise TypeError("pairs are a list of pairs of inputs, not one input")
+    request = pb.ScoreRequest(encoder=encoder, pairs=[_pair(index, pair) for index, pair in enumerate(pairs)])
     if not request.pairs:
         raise ValueError("there is nothing to score: give pairs")
 
@@ -100,15 +103,19 @@ def score(pairs: Sequence[tuple[Content, Content]], encoder: str, *, partial: bo
 
 def classify(
     inputs: Sequence[Content],
-    groups: Mapping[str, Sequence[str] | LabelGroup],
+    groups: Mapping[str, Labels | LabelGroup],
     encoder: str,
     *,
     top_k: int,
     partial: bool,
 ) -> Call[Classifications]:
     """Asks which labels of each group fit each input."""
-    if isinstance(inputs, str | bytes):
+    if isinstance(inputs, str | bytes | Path):
         raise TypeError("inputs are a list of texts and images, not one of them")
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            f"groups are a dict of names to labels, such as {{'colour': ['red', 'blue']}}, not {_a(groups)}"
+        )
     if top_k < 0:
         raise ValueError(f"top_k is at least 0, which means all labels, not {top_k}")
     request = pb.ClassifyRequest(
@@ -140,18 +147,55 @@ def _input(content: Content) -> pb.Input:
     return pb.Input(text=content) if isinstance(content, str) else pb.Input(image=image_bytes(content))
 
 
-def _group(name: str, group: Sequence[str] | LabelGroup) -> pb.LabelGroup:
-    """The message of a group, given as one or as the names of its labels."""
+def _pair(index: int, pair: Any) -> pb.Pair:
+    """The message of a pair; TypeError for what is none, such as a text, which is a sequence too."""
+    match pair:
+        case str():
+            given = "a text"
+        case bytes() | Path():
+            given = "an image"
+        case [first, second]:
+            return pb.Pair(first=_input(first), second=_input(second))
+        case [*inputs]:
+            given = f"a list of {len(inputs)}"
+        case _:
+            given = _a(pair)
+    raise TypeError(f"pairs[{index}] is {given}, not a pair of inputs")
+
+
+def _group(name: str, group: Labels | LabelGroup) -> pb.LabelGroup:
+    """The message of a group, given as one, as the names of its labels, or as those with prompts."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a group is a string, not {_a(name)}")
     if not isinstance(group, LabelGroup):
         group = LabelGroup(group)
+    of_group = f"group {name!r}"
     own_prompts = group.labels if isinstance(group.labels, Mapping) else dict[str, Sequence[str]]()
-    lists = {"labels": group.labels, "templates": group.templates}
-    lists |= {f"prompts of {label!r}": prompts for label, prompts in own_prompts.items()}
-    for what, texts in lists.items():
-        if isinstance(texts, str):
-            raise TypeError(f"group {name!r}: {what} are a list of strings, not one string")
-    labels = [pb.Label(name=label, prompts=own_prompts.get(label, ())) for label in group.labels]
-    return pb.LabelGroup(name=name, labels=labels, templates=group.templates)
+    labels = [
+        pb.Label(name=label, prompts=_strings(f"{of_group}: prompts of {label!r}", own_prompts.get(label, ())))
+        for label in _strings(f"{of_group}: labels", group.labels)
+    ]
+    return pb.LabelGroup(name=name, labels=labels, templates=_strings(f"{of_group}: templates", group.templates))
+
+
+def _strings(what: str, values: Iterable[str]) -> list[str]:
+    """The strings of a list, or the keys of a dict; TypeError for anything else. `what` names them."""
+    if isinstance(values, str):
+        raise TypeError(f"{what} are a list of strings, not one string")
+    if isinstance(values, set | frozenset):
+        raise TypeError(f"{what} are a list of strings, not a set, whose order varies")
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{what} are a list of strings, not {_a(values)}")
+    strings = list(values)
+    for index, value in enumerate(strings):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} are a list of strings, but the one at index {index} is {_a(value)}")
+    return strings
+
+
+def _a(value: object) -> str:
+    """What kind of thing a value is, for the message of an error."""
+    return f"a value of type {type(value).__name__}"
 
 
 def _classification(

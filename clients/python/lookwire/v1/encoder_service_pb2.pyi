@@ -608,7 +608,7 @@ class LabelGroup(_message.Message):
     @_builtins.property
     def templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """templates are texts such as "a photo of a {}", each with {} exactly once, where the name of a label goes. Empty: one
-        template, "{}", which is the name itself.
+        template, "{}", which is the name itself. Labels with prompts of their own do not use them.
         """
 
     def __init__(
@@ -644,12 +644,12 @@ class ClassifyRequest(_message.Message):
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
-        """inputs are texts and images in any mix; 1 to 1,024."""
+        """inputs are texts and images in any mix; 1 to 1,024. The number of inputs times the number of groups is at most 65,536."""
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelGroup]:
-        """groups are at least one. All their labels have at most 4,096 prompts in all, those made from templates included, of at
-        most 4,194,304 characters in all.
+        """groups are 1 to 256. Together they have at most 4,096 labels, 4,096 templates, and 4,096 prompts, those made from
+        templates included; all prompts together have at most 4,194,304 characters.
         """
 
     def __init__(
