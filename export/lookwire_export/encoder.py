@@ -1,6 +1,6 @@
 """An exported encoder: two graphs, a tokenizer and a manifest, in the folders that a server reads."""
 
-import os
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,16 +35,27 @@ class ExportedEncoder:
     @property
     def image_graph(self) -> Path:
         """The image tower's file."""
-        return self._graph("image")
+        return self.graph("image")
 
     @property
     def text_graph(self) -> Path:
         """The text tower's file."""
-        return self._graph("text")
+        return self.graph("text")
 
-    def fp32_graph(self, tower: str) -> Path:
-        """The file of a tower ("image" or "text") before its layers became integers; only an int8 export has it."""
-        return self.root / ".fp32" / tower / "model.onnx"
+    def graph(self, tower: str) -> Path:
+        """The file of a tower, "image" or "text"."""
+        return self.root / f"{self.name}-{tower}" / "1" / "model.onnx"
+
+    @property
+    def manifest_file(self) -> Path:
+        """The file of the manifest."""
+        return self.root / self.name / "1" / "manifest.json"
+
+    @property
+    def fp32(self) -> "ExportedEncoder":
+        """The encoder before its layers became integers, in a folder of its own; only an int8 export has it."""
+        encoder = replace(self, root=_fp32_root(self.root))
+        return replace(encoder, manifest=json.loads(encoder.manifest_file.read_text(encoding="utf-8")))
 
     def with_parity(self, record: dict[str, Any]) -> "ExportedEncoder":
         """Writes the record of a comparison into manifest.json; returns the encoder with it."""
@@ -52,12 +63,9 @@ class ExportedEncoder:
         encoder.write_manifest()
         return encoder
 
-    def _graph(self, tower: str) -> Path:
-        return self.root / f"{self.name}-{tower}" / "1" / "model.onnx"
-
     def write_manifest(self) -> None:
         """Writes manifest.json as it stands here."""
-        _write(self.root / self.name / "1" / "manifest.json", manifest.serialised(self.manifest))
+        _write(self.manifest_file, manifest.serialised(self.manifest))
 
 
 def export(
@@ -71,8 +79,9 @@ def export(
 ) -> ExportedEncoder:
     """Writes a reference as the encoder `name`; its manifest has no parity record yet, and is written last.
 
-    `precision` is "fp32", "fp16" or "int8"; an int8 export leaves the layers in `keep_fp32` in float32. A graph that is
-    there already is kept, so that an export that was stopped goes on. Raises ExportError.
+    `precision` is "fp32", "fp16" or "int8"; an int8 export leaves the layers in `keep_fp32` in float32, and is made from an
+    fp32 export that it keeps. A graph that is there already, and whole, is kept, so that an export that was stopped goes
+    on. Raises ExportError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ExportError(f"{name!r} is no name for a model: use small letters, digits, - and _")
@@ -82,18 +91,19 @@ def export(
         raise ExportError(f"layers are kept in fp32 in an int8 export only, and this is {precision}")
     encoder = ExportedEncoder(name, root, {})
     text = text_tower(reference)
-    makers: dict[str, Callable[[], Any]] = {
-        "image": lambda: graph.image_graph(image_tower(reference), reference.image.size),
-        "text": lambda: graph.text_graph(text, reference.text.context_length),
-    }
     files = {"image": encoder.image_graph, "text": encoder.text_graph}
-    try:
-        if precision == "int8":
-            _write_int8(encoder, files, makers, keep_fp32, progress)
-        else:
+    if precision == "int8":
+        exact = export(reference, name, "fp32", _fp32_root(root), progress=progress)
+        _write_int8(exact, files, keep_fp32, progress)
+    else:
+        makers: dict[str, Callable[[], Any]] = {
+            "image": lambda: graph.image_graph(image_tower(reference), reference.image.size),
+            "text": lambda: graph.text_graph(text, reference.text.context_length),
+        }
+        try:
             _write_floats(files, makers, precision == "fp16", progress)
-    except ExportError as error:
-        raise ExportError(f"{reference.architecture}: {error}") from error
+        except ExportError as error:
+            raise ExportError(f"{reference.architecture}: {error}") from error
     files["tokenizer"] = root / name / "1" / "tokenizer.json"
     _write(files["tokenizer"], reference.text.tokenizer)
     _write_configs(encoder, reference, text.padding)
@@ -105,9 +115,9 @@ def export(
 def _write_floats(
     files: Mapping[str, Path], makers: Mapping[str, Callable[[], Any]], half: bool, progress: Progress
 ) -> None:
-    """Writes the graphs that are not there yet."""
+    """Writes the graphs that are not there yet, or not whole."""
     for tower, make in makers.items():
-        if files[tower].exists():
+        if graph.is_whole(files[tower]):
             continue
         progress(f"{tower} graph")
         model = make()
@@ -117,21 +127,19 @@ def _write_floats(
 
 
 def _write_int8(
-    encoder: ExportedEncoder,
-    files: Mapping[str, Path],
-    makers: Mapping[str, Callable[[], Any]],
-    keep_fp32: Sequence[str],
-    progress: Progress,
+    exact: ExportedEncoder, files: Mapping[str, Path], keep_fp32: Sequence[str], progress: Progress
 ) -> None:
-    """Writes the graphs in float32 first, and those of integers from them."""
-    fp32 = {tower: encoder.fp32_graph(tower) for tower in makers}
-    _write_floats(fp32, makers, half=False, progress=progress)
-    known = {tower: layers(file) for tower, file in fp32.items()}
+    """Writes the graphs of integers from those in float32."""
+    known = {tower: layers(exact.graph(tower)) for tower in files}
     require_layers(keep_fp32, [layer for of_tower in known.values() for layer in of_tower])
     for tower, file in files.items():
-        if not file.exists():
+        if not graph.is_whole(file):
             progress(f"{tower} graph in int8")
-            quantize(fp32[tower], file, [layer for layer in keep_fp32 if layer in known[tower]])
+            quantize(exact.graph(tower), file, [layer for layer in keep_fp32 if layer in known[tower]])
+
+
+def _fp32_root(root: Path) -> Path:
+    return root / ".fp32"
 
 
 def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str) -> None:
@@ -150,11 +158,11 @@ def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str)
 
 
 def _write(file: Path, content: str) -> None:
-    """Writes a text file under another name and renames it."""
+    """Writes a text file under another name and renames it once it is on the disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}")
     partial.write_text(content, encoding="utf-8")
-    os.replace(partial, file)
+    graph.settle(partial, file)
 
 
 IMAGE_CONFIG = """\

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
-from lookwire_export.manifest import DATA
+from lookwire_export.manifest import DATA, digest
 from lookwire_export.reference import ExportError
 
 OPSET = 18
@@ -24,6 +25,8 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from, outermost first, and last the node's own name."""
 ONE_FILE_BYTES = 1_800_000_000
 """Up to this a graph is one file: protobuf's limit is 2 GiB, and above it the weights are to be mapped anyway."""
+DIGESTS = ".sha256"
+"""Beside model.onnx: a line with the digest and the name of each file that was written whole."""
 
 
 def image_graph(tower: Any, size: int) -> ir.Model:
@@ -47,7 +50,7 @@ def text_graph(tower: Any, context_length: int) -> ir.Model:
 def save(model: ir.Model, file: Path) -> None:
     """Writes a graph as `file`, and its weights as model.onnx.data beside it where they are too many for one file.
 
-    Both come into being by renaming, the graph last, so that a graph that is there is whole.
+    What was there goes. The files' digests are written last: see is_whole.
     """
     partial = file.parent / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -56,14 +59,43 @@ def save(model: ir.Model, file: Path) -> None:
     if external is None:
         ir.external_data.load_to_model(model)
     ir.save(model, partial / file.name, external_data=external, alignment=ALIGNMENT)
-    for name in filter(None, (external, file.name)):
-        os.replace(partial / name, file.parent / name)
+    (partial / DIGESTS).write_text(_digests(partial / file.name))
+    for name in (DIGESTS, DATA, file.name):
+        (file.parent / name).unlink(missing_ok=True)
+    for name in filter(None, (external, file.name, DIGESTS)):
+        settle(partial / name, file.parent / name)
     partial.rmdir()
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a graph, and its weights where they are in a file of their own, are there as they were written."""
+    digests = file.with_name(DIGESTS)
+    return file.exists() and digests.exists() and digests.read_text() == _digests(file)
+
+
+def settle(partial: Path, file: Path) -> None:
+    """Gives a written file its name once its content is on the disk; a loss of power leaves no name without it."""
+    _sync(partial)
+    os.replace(partial, file)
+    _sync(file.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def weight_bytes(model: ir.Model) -> int:
     """Returns how many bytes the weights of a graph take."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values())
+
+
+def _digests(file: Path) -> str:
+    files = [each for each in (file, file.with_name(DATA)) if each.exists()]
+    return "".join(f"{digest(each)}  {each.name}\n" for each in files)
 
 
 def _graph(tower: Any, prefix: str, name: str, example: Any, shape: Mapping[int, Any]) -> ir.Model:
@@ -90,6 +122,7 @@ def _graph(tower: Any, prefix: str, name: str, example: Any, shape: Mapping[int,
         )
     model.ir_version = IR_VERSION
     _name_output(model.graph)
+    _split_products(model.graph)
     _name_layers(model.graph, prefix)
     return model
 
@@ -108,6 +141,35 @@ def _name_output(graph: ir.Graph) -> None:
         if value.name == OUTPUT:
             value.name = f"{OUTPUT}.inner"
     graph.outputs[0].name = OUTPUT
+
+
+def _split_products(graph: ir.Graph) -> None:
+    """Writes each Gemm with constant weights, x W^T + b, as a MatMul and an Add, so that it is a layer like all others."""
+    for node in list(graph):
+        if node.op_type != "Gemm" or node.inputs[1].name not in graph.initializers or not _is_plain(node):
+            continue
+        x, weight, *bias = node.inputs
+        values = weight.const_value.numpy()
+        if node.attributes.get_int("transB", 0):
+            values = np.ascontiguousarray(values.T)
+        matrix = ir.Value(name=f"{weight.name}.columns", const_value=ir.tensor(values))
+        matrix.dtype, matrix.shape = weight.dtype, ir.Shape(values.shape)
+        graph.register_initializer(matrix)
+        split = [ir.node("MatMul", [x, matrix], metadata_props=dict(node.metadata_props))]
+        if bias and bias[0] is not None:
+            split.append(ir.node("Add", [split[0].outputs[0], bias[0]]))
+        output = split[-1].outputs[0]
+        split[0].outputs[0].dtype, split[0].outputs[0].shape = node.outputs[0].dtype, node.outputs[0].shape
+        ir.convenience.replace_nodes_and_values(graph, node, [node], split, node.outputs, [output])
+        if not weight.uses():
+            graph.initializers.pop(weight.name)
+
+
+def _is_plain(gemm: ir.Node) -> bool:
+    """Whether neither factor is scaled and the first is not transposed."""
+    attributes = gemm.attributes
+    scales = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    return scales == (1.0, 1.0) and not attributes.get_int("transA", 0)
 
 
 def _name_layers(graph: ir.Graph, prefix: str) -> None:

@@ -27,9 +27,18 @@ def store_half(model: ir.Model) -> None:
     The convolution of the pixels is left alone: its weights were divided by the std in float32 and are no half values.
     """
     for value in _large_weights(model):
-        of_pixels = any(use.node.op_type == "Conv" for use in value.uses()) and value.const_value.shape[1] == 3
-        if not of_pixels:
+        if not any(_takes_pixels(use.node, model.graph) for use in value.uses()):
             _halve(model.graph, value)
+
+
+def _takes_pixels(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether a node is a convolution of the graph's input, which only its layout, type and range were changed of."""
+    if node.op_type != "Conv":
+        return False
+    value = node.inputs[0]
+    while (producer := value.producer()) is not None and producer.op_type in ("Transpose", "Cast", "Sub", "Mul"):
+        value = producer.inputs[0]
+    return value in graph.inputs
 
 
 def _large_weights(model: ir.Model) -> list[ir.Value]:

@@ -54,7 +54,7 @@ class Reference:
     library: str
     """What computes the reference, with versions, such as "open_clip 3.3.0, torch 2.15.0"."""
     sha256: str
-    """Of the checkpoint's file; empty for random weights."""
+    """Of the checkpoint's file, or of its shards one after the other; empty for random weights."""
     model: Any
     image: ImageRules
     text: TextRules

@@ -13,7 +13,7 @@ from open_clip.transform import image_transform
 
 from lookwire_export import manifest
 from lookwire_export.encoder import ExportedEncoder, export
-from lookwire_export.gate import GateError, gate, measure
+from lookwire_export.gate import GateError, measure
 from lookwire_export.gate.agreement import Agreement
 from lookwire_export.manifest import Figure
 from lookwire_export.precision import layers
@@ -33,6 +33,7 @@ EXACT = [
 ]
 ROUNDED = [name for name in EXACT if not name.endswith("graph_max_deviation")]
 INTEGERS = [
+    *(f"fp32_{name}" for name in EXACT),
     "image_graph_min_cosine",
     "image_end_to_end_min_cosine",
     "text_graph_min_cosine",
@@ -70,7 +71,7 @@ def test_export_passes_with_the_figures_of_its_precision(
 
 def test_half_weights_are_held_to_the_bounds_of_fp32(garments: Reference, garments_encoder: ExportedEncoder) -> None:
     """An fp16 export of weights that are half values already is held to all that an fp32 export is."""
-    figures = gate(garments, garments_encoder)
+    figures = measure(garments, garments_encoder).require()
 
     assert [figure.name for figure in figures] == EXACT
     assert figures[0].at_least == 0.99999
@@ -83,7 +84,7 @@ def test_wrong_graph_is_refused_and_nothing_is_left(garments: Reference, tmp_pat
         change(encoder.text_graph, positions(encoder.text_graph), lambda places: np.roll(places, 1, axis=0))
         encoder.manifest["towers"]["text"]["sha256"] = manifest.digest(encoder.text_graph)
         encoder.write_manifest()
-        return gate(reference, encoder, progress)
+        return measure(reference, encoder, progress).require()
 
     with pytest.raises(GateError, match=r"text_graph_min_cosine is 0\.\d+, must be at least 0\.99999"):
         publish(garments, "garments", "fp32", tmp_path, breaking)
@@ -104,7 +105,7 @@ def test_transform_that_is_not_what_its_rules_say(garments: Reference, garments_
     bilinear = image_transform(rules.size, is_train=False, mean=rules.mean, std=rules.std, interpolation="bilinear")
 
     with pytest.raises(GateError, match=r"own transform is not what its rules say: .* resized by bilinear") as caught:
-        gate(replace(garments, preprocess=bilinear), garments_encoder)
+        measure(replace(garments, preprocess=bilinear), garments_encoder).require()
 
     assert "the server's vectors are nearest" not in str(caught.value)
 
@@ -114,7 +115,7 @@ def test_transform_that_gives_no_bytes_is_refused(garments: Reference, garments_
     smooth = replace(garments, preprocess=lambda image: garments.preprocess(image) ** 3)
 
     with pytest.raises(ExportError, match="does not give whole 8-bit pixels"):
-        gate(smooth, garments_encoder)
+        measure(smooth, garments_encoder).require()
 
 
 def test_export_that_no_server_starts_with(garments: Reference, garments_encoder: ExportedEncoder) -> None:
@@ -124,7 +125,7 @@ def test_export_that_no_server_starts_with(garments: Reference, garments_encoder
     file.write_text("{}")
     try:
         with pytest.raises(ExportError, match=r"(?s)no server starts with what was exported: .*SHA-256 differs"):
-            gate(garments, garments_encoder)
+            measure(garments, garments_encoder).require()
     finally:
         file.write_text(whole)
 
@@ -144,14 +145,14 @@ def test_layer_that_int8_ruins_is_found(garments: Reference, tmp_path: Path) -> 
         encode_text=torch.no_grad()(model.encode_text),
     )
     encoder = export(scaled, "garments", "int8", tmp_path / "first")
-    (ruined,) = (name for name in layers(encoder.fp32_graph("text")) if "1.mlp.c_fc" in name)
+    (ruined,) = (name for name in layers(encoder.fp32.text_graph) if "1.mlp.c_fc" in name)
 
     with pytest.raises(GateError, match=f"the worst layers of the text tower, .*: {ruined} 0") as caught:
-        gate(scaled, encoder)
+        measure(scaled, encoder).require()
 
     assert str(caught.value).endswith(f"to pass, leave these in fp32: --keep-fp32 {ruined}")
     kept = export(scaled, "garments", "int8", tmp_path / "second", keep_fp32=[ruined])
-    assert all(figure.holds for figure in gate(scaled, kept))
+    assert all(figure.holds for figure in measure(scaled, kept).require())
 
 
 def test_deviations_show_what_cosines_hide() -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +144,64 @@ def test_an_export_that_was_stopped_goes_on(tiny: Reference, encoder: ExportedEn
     assert again.image_graph.stat().st_mtime_ns == image
     assert again.text_graph.read_bytes() == text
     assert again.manifest == first.manifest == encoder.manifest
-    assert [file.name for file in again.text_graph.parent.iterdir()] == ["model.onnx"]
+    assert sorted(file.name for file in again.text_graph.parent.iterdir()) == [".sha256", "model.onnx"]
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
+def test_a_graph_that_is_not_whole_is_written_again(
+    tiny: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """Half a file, of the graph or of its weights, as a full disk or a loss of power leaves it, is not gone on from."""
+    monkeypatch.setattr(graph, "ONE_FILE_BYTES", 1_000_000)
+    first = export(tiny, "tiny", "fp32", tmp_path)
+    file = first.text_graph.with_name(damaged)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    told: list[str] = []
+
+    again = export(tiny, "tiny", "fp32", tmp_path, progress=told.append)
+
+    assert told == ["text graph"]
+    assert file.read_bytes() == whole
+    assert again.manifest == first.manifest
+
+
+def test_integers_are_made_again_from_what_is_whole(tiny: Reference, tmp_path: Path) -> None:
+    """Of an int8 export, what is damaged is written again, be it in integers or what those are made from."""
+    first = export(tiny, "tiny", "int8", tmp_path)
+    for file in (first.image_graph, first.fp32.text_graph):
+        file.write_bytes(b"")
+    told: list[str] = []
+
+    again = export(tiny, "tiny", "int8", tmp_path, progress=told.append)
+
+    assert told == ["text graph", "image graph in int8"]
+    assert again.manifest == first.manifest
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(
+    tiny: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is flushed before it is renamed: else a loss of power can leave the name of a file that is empty."""
+    flushed: set[int] = set()
+    early: list[str] = []
+
+    def replaced(source: Path, target: Path) -> None:
+        if source.stat().st_ino not in flushed:
+            early.append(target.name)
+        source.rename(target)
+
+    def flush(descriptor: int, own: Callable[[int], None] = os.fsync) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        own(descriptor)
+
+    monkeypatch.setattr("os.fsync", flush)
+    monkeypatch.setattr("os.replace", replaced)
+
+    export(tiny, "tiny", "fp32", tmp_path)
+
+    assert early == []
+    assert flushed
 
 
 def test_manifest_is_written_with_and_without_the_record(tiny: Reference, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from open_clip.transformer import QuickGELU
 
 from lookwire_export.encoder import ExportedEncoder, export
-from lookwire_export.gate import GateError, gate
+from lookwire_export.gate import GateError, measure
 from lookwire_export.reference import Reference
 from lookwire_export.towers import text_tower
 
@@ -34,7 +34,7 @@ def transform(image, rules, own=images.transform):
 def failure(reference: Reference, encoder: ExportedEncoder) -> GateError:
     """Returns what the gate says of an encoder that it must not pass."""
     with pytest.raises(GateError) as caught:
-        gate(reference, encoder)
+        measure(reference, encoder).require()
     return caught.value
 
 
@@ -134,6 +134,30 @@ def test_swapped_mean(garments: Reference, tmp_path: Path) -> None:
     assert f"the checkpoint's own transform has {own}, the export {exported}" in str(error)
 
 
+def test_slightly_wrong_std_in_int8(garments: Reference, tmp_path: Path) -> None:
+    """A fault that rounding would hide, a std that is 3 % too large, fails in int8, too, and both stds are named."""
+    red, green, blue = (1.03 * std for std in garments.image.std)
+    wrong = replace(garments, image=replace(garments.image, std=(red, green, blue)))
+
+    error = failure(garments, export(wrong, "garments", "int8", tmp_path))
+
+    assert {"fp32_image_graph_min_cosine", "fp32_image_graph_max_deviation"} <= failed(error)
+    own, exported = ("0.26863, 0.2613, 0.27578", "0.27669, 0.26914, 0.28405")
+    assert f"the checkpoint's own transform has {own}, the export {exported}" in str(error)
+
+
+def test_wrong_crop_in_int8(garments: Reference, tmp_path: Path) -> None:
+    """The rules that an int8 encoder is served with are held to the bounds of fp32."""
+    encoder = export(garments, "garments", "int8", tmp_path)
+    encoder = replace(encoder, manifest=encoder.manifest | {"image": encoder.manifest["image"] | {"crop": "floor"}})
+    encoder.write_manifest()
+
+    error = failure(garments, encoder)
+
+    assert failed(error) == {"fp32_image_end_to_end_min_cosine", "fp32_image_input_max_deviation"}
+    assert "cropped at an offset that is always rounded down" in str(error)
+
+
 @pytest.mark.parametrize(
     ("mutate", "cause", "figure"),
     [
@@ -150,7 +174,7 @@ def test_wrong_tower(
         mutate(model)
 
     with pytest.raises(GateError, match=cause) as caught:
-        gate(garments, export(replace(garments, model=model), "garments", "fp32", tmp_path))
+        measure(garments, export(replace(garments, model=model), "garments", "fp32", tmp_path)).require()
 
     names = failed(caught.value)
     assert {figure, "text_graph_min_cosine", "text_graph_max_deviation"} <= names

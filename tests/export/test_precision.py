@@ -9,12 +9,14 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lookwire_export import graph, precision, probes
 from lookwire_export.encoder import ExportedEncoder, export
 from lookwire_export.gate.answers import image_answers, text_answers
 from lookwire_export.reference import ExportError, Reference
 from lookwire_export.towers import image_tower, text_tower
+from tests.export.test_towers import with_visual
 
 KEPT = ("image.blocks.1.mlp.c_proj", "text.blocks.0.query")
 
@@ -87,6 +89,29 @@ def test_convolution_of_the_pixels_stays_in_full(encoders: dict[str, ExportedEnc
         assert weight.data_type == onnx.TensorProto.FLOAT
 
 
+class Wide(nn.Module):
+    """Two convolutions, the second of so many channels that its bias is large, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.mix = nn.Conv2d(3, 8, 16, 16), nn.Conv2d(8, precision.SMALL, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of the whole image."""
+        return self.mix(self.patch(x)).mean(dim=(2, 3))
+
+
+def test_other_convolutions_are_stored_as_halves(tiny: Reference) -> None:
+    """Only the convolution of the pixels stays in full: another's weights become halves, and so does its large bias."""
+    model = graph.image_graph(image_tower(with_visual(tiny, Wide())), tiny.image.size)
+
+    precision.store_half(model)
+
+    stored = {weight.name: weight.dtype.name for weight in model.graph.initializers.values()}
+    assert stored["visual.patch.weight"] == "FLOAT"
+    assert stored["visual.mix.weight"] == stored["visual.mix.bias"] == "FLOAT16"
+
+
 def test_weights_that_no_half_can_hold_stay_in_full(tiny: Reference) -> None:
     """One value above the range of halves keeps its weights in float32; infinite ones, as masks have, do not."""
     tower = text_tower(tiny)
@@ -104,8 +129,8 @@ def test_weights_that_no_half_can_hold_stay_in_full(tiny: Reference) -> None:
 
 def test_layers_are_named_after_the_model_in_the_order_of_execution(encoders: dict[str, ExportedEncoder]) -> None:
     """A layer's name says its tower, its block and what it is there; every product with weights is one."""
-    image = precision.layers(encoders["int8"].fp32_graph("image"))
-    text = precision.layers(encoders["int8"].fp32_graph("text"))
+    image = precision.layers(encoders["int8"].fp32.image_graph)
+    text = precision.layers(encoders["int8"].fp32.text_graph)
     block = ["query", "key", "value", "out", "mlp.c_fc", "mlp.c_proj"]
 
     assert image[:7] == [*(f"image.blocks.0.{part}" for part in block), "image.blocks.1.query"]
@@ -128,7 +153,7 @@ def test_named_layers_stay_in_fp32_and_only_they(encoders: dict[str, ExportedEnc
     encoder = encoders["int8"]
 
     for tower, kept, file in (("image", KEPT[0], encoder.image_graph), ("text", KEPT[1], encoder.text_graph)):
-        names = precision.layers(encoder.fp32_graph(tower))
+        names = precision.layers(encoder.fp32.graph(tower))
         nodes = onnx.load(file).graph.node
         assert precision.layers(file) == [kept]
         assert sum(node.op_type == "MatMulInteger" for node in nodes) == len(names) - 1
@@ -147,7 +172,7 @@ def test_weights_in_a_file_of_their_own_become_integers(
 
     precision.quantize(tmp_path / "fp32" / "model.onnx", tmp_path / "int8" / "model.onnx")
 
-    files = sorted(file.name for file in (tmp_path / "int8").iterdir())
+    files = sorted(file.name for file in (tmp_path / "int8").glob("model*"))
     assert (tmp_path / "fp32" / "model.onnx.data").exists()
     assert files == ["model.onnx", "model.onnx.data"][: 2 if limit == 10_000 else 1]
     ids = tiny.tokenize(["a red dress", "38"]).int().numpy()
@@ -172,7 +197,7 @@ def test_quantising_advises_nothing(small: ExportedEncoder, tmp_path: Path, capl
     """No warning to run a preparation that has been done; the root logger is as it was."""
     filters = list(logging.getLogger().filters)
 
-    precision.quantize(small.fp32_graph("image"), tmp_path / "model.onnx")
+    precision.quantize(small.fp32.image_graph, tmp_path / "model.onnx")
 
     assert "pre-processing" not in caplog.text
     assert logging.getLogger().filters == filters

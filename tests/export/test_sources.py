@@ -1,19 +1,22 @@
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.factory import _find_checkpoint_in_dir
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPModel, SiglipModel
 
 from lookwire_export import sources
 from lookwire_export.reference import Reference
-from lookwire_export.sources import open_clip_models, weights
+from lookwire_export.sources import open_clip_models, transforms, weights
 from tests.export.conftest import CONFIG, TINY, TRANSFORM
 
 PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 256, (45, 70, 3), np.uint8))
@@ -102,31 +105,13 @@ def test_file_takes_the_place_of_a_directorys_weights(
     assert not torch.allclose(vectors(loaded)[0], vectors(siglip)[0], rtol=0.1)
 
 
-def test_torchscript_archive_is_read(tiny: Reference, tiny_transform: Path, tmp_path: Path) -> None:
-    """An archive as OpenAI published its weights: a script with three numbers beside the weights."""
+def test_weights_of_openais_archives(tiny: Reference, tiny_transform: Path, tmp_path: Path) -> None:
+    """The weights that OpenAI's archives hold have three numbers beside them, which are left out."""
+    numbers = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    state = {name: weight.half() if weight.ndim else weight for name, weight in tiny.model.state_dict().items()}
+    torch.save(state | {name: torch.tensor(number) for name, number in numbers.items()}, tmp_path / "openai.pt")
 
-    class Archive(torch.nn.Module):  # type: ignore[misc, unused-ignore]
-        def __init__(self) -> None:
-            super().__init__()
-            for name, weight in tiny.model.state_dict().items():
-                inner: torch.nn.Module = self
-                *path, last = name.split(".")
-                for part in path:
-                    if not hasattr(inner, part):
-                        inner.add_module(part, torch.nn.Module())
-                    inner = getattr(inner, part)
-                inner.register_buffer(last, weight.half() if weight.ndim else weight)
-            self.register_buffer("input_resolution", torch.tensor(32))
-            self.register_buffer("context_length", torch.tensor(77))
-            self.register_buffer("vocab_size", torch.tensor(49408))
-
-        def forward(self, x: Any) -> Any:
-            return x + self.input_resolution
-
-    with pytest.warns(FutureWarning, match="deprecated"):
-        torch.jit.save(torch.jit.trace(Archive(), torch.zeros(1)), tmp_path / "archive.pt")
-
-    loaded = sources.load(TINY, str(tmp_path / "archive.pt"), preprocess=str(tiny_transform))
+    loaded = sources.load(TINY, str(tmp_path / "openai.pt"), preprocess=str(tiny_transform))
 
     for found, expected in zip(vectors(loaded), vectors(tiny), strict=True):
         assert torch.allclose(found, expected, atol=0.02)
@@ -143,6 +128,29 @@ def test_directory_of_open_clip(tiny: Reference, tiny_file: Path, tmp_path: Path
     assert (loaded.image, loaded.sha256, loaded.architecture) == (tiny.image, tiny.sha256, tmp_path.name)
     for found, expected in zip(vectors(loaded), vectors(tiny), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("taken", "beside"),
+    [
+        ("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
+        ("open_clip_model.safetensors", "model.safetensors"),
+        ("pytorch_model.pth", "other.safetensors"),
+        ("tuned.safetensors", "optimizer.bin"),
+        ("tuned.bin", None),
+    ],
+)
+def test_directory_of_open_clip_gives_the_weights_that_open_clip_takes(
+    tiny_file: Path, tmp_path: Path, taken: str, beside: str | None
+) -> None:
+    """Of the files in a directory that is taken which open_clip takes, and a lone one whatever its name."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": TRANSFORM}))
+    (tmp_path / taken).write_bytes(tiny_file.read_bytes())
+    if beside:
+        (tmp_path / beside).write_bytes(b"not this")
+
+    assert _find_checkpoint_in_dir(tmp_path) == str(tmp_path / taken)
+    assert sources.load(f"local-dir:{tmp_path}", None).sha256 == weights.digest([tiny_file])
 
 
 def test_directory_of_open_clip_with_a_tokenizer_of_transformers(siglip_directory: Path, tmp_path: Path) -> None:
@@ -174,6 +182,28 @@ def test_a_tag_names_a_transform_for_other_architectures_too(tiny_file: Path) ->
     loaded = sources.load(TINY, str(tiny_file), preprocess="webli")
 
     assert (loaded.image.mean, loaded.image.resize) == ((0.5, 0.5, 0.5), "squash")
+
+
+def test_a_tag_names_a_transform_for_directories_too(clip_directory: Path, tiny_file: Path, tmp_path: Path) -> None:
+    """A directory of either library takes --preprocess TAG; the images are then prepared as open_clip does for the tag."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
+    (tmp_path / "model.safetensors").write_bytes(tiny_file.read_bytes())
+
+    for directory in (f"local-dir:{tmp_path}", str(clip_directory)):
+        loaded = sources.load(directory, None, preprocess="webli")
+
+        assert (loaded.image.mean, loaded.image.resize, loaded.image.crop) == ((0.5, 0.5, 0.5), "squash", "round")
+        assert torch.equal(loaded.preprocess(PHOTO), transforms.preprocess(loaded.image)(PHOTO))
+
+
+def test_a_file_of_open_clip_names_a_transform_for_transformers_too(clip_directory: Path, tmp_path: Path) -> None:
+    """A preprocess_cfg that is given for a directory of transformers is followed in open_clip's words."""
+    told = TRANSFORM | {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"}
+    (tmp_path / "transform.json").write_text(json.dumps(told))
+
+    loaded = sources.load(str(clip_directory), None, preprocess=str(tmp_path / "transform.json"))
+
+    assert (loaded.image.mean, loaded.image.resize) == ((0.1, 0.2, 0.3), "squash")
 
 
 def test_published_mean_and_std_alone_are_the_transform_of_their_time(tiny_file: Path, tmp_path: Path) -> None:
@@ -210,6 +240,26 @@ def test_directory_of_transformers_is_what_transformers_makes_of_it(
     assert (loaded.logit_bias is None) == (library == "clip")
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_cached_repository_of_transformers_needs_no_network(
+    clip: Reference, clip_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """What transformers fetched before is found in the cache, whether or not that records the lack of open_clip_config.json."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--org--fashion"
+    shutil.copytree(clip_directory, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    if recorded:
+        (cached / ".no_exist" / "abc").mkdir(parents=True)
+        (cached / ".no_exist" / "abc" / "open_clip_config.json").touch()
+
+    loaded = sources.load("hf-hub:org/fashion", None)
+
+    assert (loaded.architecture, loaded.sha256) == ("org/fashion", clip.sha256)
+
+
 def test_shards_are_one_checkpoint(clip: Reference, clip_directory: Path, tmp_path: Path) -> None:
     """Weights in several files, with an index, are read from all of them."""
     for file in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -225,6 +275,24 @@ def test_shards_are_one_checkpoint(clip: Reference, clip_directory: Path, tmp_pa
     loaded = sources.load(str(tmp_path), None)
 
     assert torch.equal(vectors(loaded)[0], vectors(clip)[0])
+
+
+def test_digest_is_of_every_shard(clip: Reference, clip_directory: Path, tmp_path: Path) -> None:
+    """Checkpoints that differ in one shard have different digests, though their index is the same."""
+    (directory := tmp_path / "sharded").mkdir()
+    for file in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (directory / file).write_bytes((clip_directory / file).read_bytes())
+    state = dict(clip.model.state_dict())
+    last = list(state)[-1]
+    index = {"weight_map": {name: f"model-{1 + (name == last)}.safetensors" for name in state}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({name: weight for name, weight in state.items() if name != last}, directory / "model-1.safetensors")
+    digests = []
+    for factor in (1, 2):
+        save_file({last: state[last] * factor}, directory / "model-2.safetensors")
+        digests.append(sources.load(str(directory), None).sha256)
+
+    assert digests[0] != digests[1]
 
 
 def test_numbering_of_positions_is_no_weight(clip: Reference, clip_directory: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from lookwire_export import sources
 from lookwire_export.reference import ExportError, Reference
-from lookwire_export.sources import transforms, weights
+from lookwire_export.sources import open_clip_models, transforms, weights
 from tests.export.conftest import CONFIG, TINY, TRANSFORM
 
 
@@ -110,13 +111,57 @@ def test_activation_of_a_tag(tmp_path: Path) -> None:
     assert "use ViT-B-32-quickgelu" in refusal("ViT-B-32", tmp_path / "tuned.pt", preprocess="openai")
 
 
+@pytest.mark.parametrize("library", ["open_clip", "directory", "transformers"])
+def test_activation_of_a_told_configuration(
+    library: str, tiny_file: Path, clip_directory: Path, tmp_path: Path
+) -> None:
+    """A configuration that tells the transform tells the activation too: another than the model's is refused."""
+    gelu = CONFIG | {"quick_gelu": False}
+    (tmp_path / "told.json").write_text(json.dumps({"model_cfg": gelu, "preprocess_cfg": TRANSFORM}))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": TRANSFORM}))
+    model = {"open_clip": TINY, "directory": f"local-dir:{tmp_path}", "transformers": str(clip_directory)}[library]
+
+    file = clip_directory / "model.safetensors" if library == "transformers" else tiny_file
+
+    message = refusal(model, file, preprocess=str(tmp_path / "told.json"))
+
+    assert f"told.json was trained with GELU, but {Path(model).name} has QuickGELU" in message
+    assert "give local-dir:DIR, with the open_clip_config.json" in message
+    (tmp_path / "told.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": TRANSFORM}))
+    assert "use ViT-B-32-quickgelu" in refusal("ViT-B-32", tiny_file, preprocess=str(tmp_path / "told.json"))
+
+
+def test_activation_of_openais_archives(tmp_path: Path) -> None:
+    """Weights of OpenAI's archives, which their three numbers betray, are refused for an architecture with GELU."""
+    state = open_clip_models.build(CONFIG | {"quick_gelu": False}, "gelu").state_dict()
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CONFIG | {"quick_gelu": False}, "preprocess_cfg": TRANSFORM})
+    )
+    torch.save(state | {"input_resolution": torch.tensor(32)}, tmp_path / "open_clip_pytorch_model.bin")
+
+    message = refusal(f"local-dir:{tmp_path}", None)
+
+    assert "of an archive of OpenAI's, was trained with QuickGELU, but" in message
+    assert "has GELU" in message
+
+
 @pytest.mark.usefixtures("offline")
 def test_every_tag_is_known_or_refused_by_name() -> None:
-    """Of all that open_clip publishes, each is either wanted from the hub, or refused with a reason."""
+    """Of all that open_clip publishes, each is either wanted from the hub, or refused with a reason and what can be loaded."""
     for architecture, tag in open_clip.list_pretrained():
         message = refusal(architecture, tag)
 
-        assert "cannot be reached" in message or "was trained with" in message or "is a CoCa" in message
+        if "was trained with" in message:
+            message = refusal(message.rpartition(": use ")[2], tag)
+        assert "cannot be reached" in message or "is a CoCa" in message
+
+
+@pytest.mark.usefixtures("offline")
+def test_only_activation_that_open_clip_has(caplog: pytest.LogCaptureFixture) -> None:
+    """A tag that open_clip's only architecture for it does not fit is loaded as open_clip does, and that is logged."""
+    assert "cannot be reached" in refusal("roberta-ViT-B-32", "laion2b_s12b_b32k")
+
+    assert "trained with GELU, and has roberta-ViT-B-32 with QuickGELU only" in caplog.text
 
 
 # Transforms.
@@ -200,6 +245,11 @@ def test_transform_that_a_manifest_cannot_say(
             "crops to {'height': 24, 'width': 24}, but its image tower takes 32",
         ),
         ({"do_center_crop": False}, "without cropping"),
+        ({"resample": "bicubic"}, "resizes by Pillow's filter 'bicubic'"),
+        ({"image_mean": [0.5, 0.5]}, "has image_mean (0.5, 0.5); expected three numbers"),
+        ({"image_std": 0.5}, "has image_std 0.5; expected three numbers"),
+        ({"size": "large"}, "preprocessor_config.json that transformers cannot take"),
+        ({"rescale_factor": "1/255"}, "preprocessor_config.json that transformers cannot take"),
         ({"image_processor_type": "ViTImageProcessor"}, "prepares images by ViTImageProcessor"),
     ],
 )
@@ -210,6 +260,63 @@ def test_processor_that_a_manifest_cannot_say(
     directory = edited(clip_directory, tmp_path / "a", "preprocessor_config.json", **changes)
 
     assert words in refusal(directory, None)
+
+
+@pytest.mark.parametrize(
+    ("tower", "changes", "words"),
+    [
+        ("text_config", {"hidden_size": "x"}, "cannot build a by its config.json"),
+        ("text_config", {"hidden_act": "nope"}, "nope"),
+        ("text_config", {"num_attention_heads": 0}, "cannot build a by its config.json"),
+        ("vision_config", {"image_size": [32, 32]}, "image_size"),
+        ("vision_config", {"patch_size": 0}, "cannot build a by its config.json"),
+    ],
+)
+def test_configuration_of_transformers_that_cannot_be_built(
+    clip_directory: Path, tmp_path: Path, tower: str, changes: dict[str, Any], words: str
+) -> None:
+    """A config.json with a value of the wrong kind is answered with a sentence that says which."""
+    whole = json.loads((clip_directory / "config.json").read_text())[tower]
+    directory = edited(clip_directory, tmp_path / "a", "config.json", **{tower: whole | changes})
+
+    assert words in refusal(directory, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"model_cfg": CONFIG, "preprocess_cfg": [1]}, "is no configuration of open_clip"),
+        ({"model_cfg": CONFIG | {"embed_dim": "x"}, "preprocess_cfg": TRANSFORM}, "cannot build"),
+        ({"model_cfg": CONFIG | {"text_cfg": {"width": None}}, "preprocess_cfg": TRANSFORM}, "cannot build"),
+        (
+            {"model_cfg": CONFIG | {"text_cfg": {"tokenizer_kwargs": {"nope": 1}}}, "preprocess_cfg": TRANSFORM},
+            "does not take the tokenizer_kwargs {'nope': 1}",
+        ),
+    ],
+)
+def test_configuration_of_open_clip_that_cannot_be_built(
+    tiny_file: Path, tmp_path: Path, content: dict[str, Any], words: str
+) -> None:
+    """An open_clip_config.json with a value of the wrong kind is answered with a sentence."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+
+    assert words in refusal(f"local-dir:{tmp_path}", tiny_file)
+
+
+@pytest.mark.parametrize("name", ["org/name@main", "a/b/c", "", "org/na me"])
+def test_name_that_the_hub_cannot_have(name: str) -> None:
+    """A name that no repository can have, one with a revision too, says what is expected."""
+    assert f"{name!r} cannot be a repository of the hub: expected ORG/NAME" in refusal(f"hf-hub:{name}", None)
+
+
+def test_tag_that_tells_no_transform(clip_directory: Path) -> None:
+    """A --preprocess for a directory that is no file and no tag, or a tag of several transforms, is refused."""
+    assert "--preprocess opnai is neither a JSON file nor a tag of open_clip" in refusal(
+        clip_directory, None, preprocess="opnai"
+    )
+    assert "v1 is a tag under which open_clip's models have different transforms" in refusal(
+        clip_directory, None, preprocess="v1"
+    )
 
 
 def test_directory_without_a_processor(clip_directory: Path, tmp_path: Path) -> None:
@@ -297,7 +404,7 @@ def test_checkpoint_of_the_other_library(
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
 def test_truncated_file(tiny: Reference, tiny_file: Path, tmp_path: Path, suffix: str, share: float) -> None:
     """A file that ends early is damaged, and the message says so."""
     whole = tmp_path / f"whole.{suffix}"
@@ -310,6 +417,14 @@ def test_truncated_file(tiny: Reference, tiny_file: Path, tmp_path: Path, suffix
 
     with pytest.raises(ExportError, match="damaged"):
         weights.read(tmp_path / "part")
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    """A file without a byte is said to be empty, whatever its name promises."""
+    (tmp_path / "model.safetensors").touch()
+
+    with pytest.raises(ExportError, match=r"model\.safetensors is empty \(0 bytes\)"):
+        weights.read(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -349,6 +464,36 @@ def test_pickle_is_not_executed(tmp_path: Path, how: Any) -> None:
     with pytest.raises(ExportError, match="was not executed"):
         weights.read(tmp_path / "bomb.pt")
     assert not (tmp_path / "trace").exists()
+
+
+# With a type, which mypy needs where torch is not installed.
+exported: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.jit.export
+
+
+class ScriptBomb(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+    """A TorchScript module whose archive prints when torch.jit loads it."""
+
+    @exported
+    def __getstate__(self) -> bool:
+        return self.training
+
+    @exported
+    def __setstate__(self, state: bool) -> None:
+        print("executed")  # noqa: T201
+        self.training = state
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_torchscript_is_not_executed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A TorchScript archive, whose code runs when it is loaded, is refused; how to save its weights is said."""
+    torch.jit.save(torch.jit.script(ScriptBomb()), tmp_path / "archive.pt")
+
+    with pytest.raises(ExportError, match=r"TorchScript archive.*was not executed.*torch.jit.load\(file\).state_dict"):
+        weights.read(tmp_path / "archive.pt")
+    assert "executed" not in capfd.readouterr().out
 
 
 def test_whole_model(tiny: Reference, tmp_path: Path) -> None:
@@ -400,6 +545,17 @@ def test_directory_without_weights(clip_directory: Path, tmp_path: Path) -> None
     assert "holds no weights: put one of open_clip_model.safetensors" in refusal(f"local-dir:{tmp_path}", None)
 
 
+def test_directory_with_weights_of_several_names(tiny_file: Path, tmp_path: Path) -> None:
+    """Of several files that may be the weights none is guessed."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": TRANSFORM}))
+    for epoch in (1, 2):
+        (tmp_path / f"epoch_{epoch}.safetensors").write_bytes(tiny_file.read_bytes())
+
+    assert "give one by --pretrained; epoch_1.safetensors, epoch_2.safetensors" in refusal(
+        f"local-dir:{tmp_path}", None
+    )
+
+
 def test_directory_of_nothing(tmp_path: Path) -> None:
     """A directory without any configuration says which it wants."""
     assert "expected a directory with open_clip_config.json" in refusal(tmp_path, None)
@@ -433,6 +589,15 @@ def test_tag_without_network() -> None:
     )
     assert "`hf download timm/vit_base_patch32_clip_224.openai open_clip_model.safetensors --local-dir DIR`" in message
     assert "ViT-B-32-quickgelu --pretrained DIR/FILE --preprocess openai" in message
+
+
+@pytest.mark.usefixtures("offline")
+def test_file_that_a_tag_publishes_is_advised() -> None:
+    """Without network the file to fetch is the tag's own, not the safetensors that may lie beside it."""
+    message = refusal("ViTamin-S", "datacomp1b")
+
+    assert "no pytorch_model.safetensors or pytorch_model.bin of jienengchen/ViTamin-S" in message
+    assert "`hf download jienengchen/ViTamin-S pytorch_model.bin --local-dir DIR`" in message
 
 
 @pytest.mark.usefixtures("offline")

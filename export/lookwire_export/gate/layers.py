@@ -20,18 +20,13 @@ MOST = 8
 
 
 def proposal(encoder: ExportedEncoder, towers: Sequence[Tower], progress: Progress) -> Iterator[str]:
-    """Yields, for each int8 tower whose graph fails, which layers are worst and which of them to leave in fp32.
-
-    Nothing for a tower whose graph fails in fp32, too, as then it is not the precision that fails.
-    """
+    """Yields, for each int8 tower whose graph fails, which layers are worst and which of them to leave in fp32."""
     if encoder.manifest["precision"] != "int8":
         return
     for tower in towers:
         if tower.computed.min_cosine >= tower.bounds.graph:
             continue
-        layers = Layers(encoder.fp32_graph(tower.name), tower, encoder.manifest["fp32_layers"], progress)
-        if layers.min_cosine(layers.names) < tower.bounds.graph:
-            continue
+        layers = Layers(encoder.fp32.graph(tower.name), tower, encoder.manifest["fp32_layers"], progress)
         losses = layers.losses()
         worst = ", ".join(f"{name} {1 - loss:.5g}" for name, loss in list(losses.items())[:3])
         unmeasured = len(layers.names) - len(losses)

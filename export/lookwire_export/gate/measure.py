@@ -9,7 +9,7 @@ from lookwire_export import probes
 from lookwire_export.encoder import ExportedEncoder, Progress
 from lookwire_export.gate import suspects
 from lookwire_export.gate.agreement import Agreement
-from lookwire_export.gate.answers import Normalisation, image_answers, text_answers
+from lookwire_export.gate.answers import Answers, Normalisation, image_answers, text_answers
 from lookwire_export.gate.bounds import BATCH_COSINE, Bounds
 from lookwire_export.gate.end_to_end import Served
 from lookwire_export.gate.graphs import Effect, Graph, image_effects, text_effects
@@ -27,22 +27,50 @@ WORST = 12
 def measure(reference: Reference, encoder: ExportedEncoder, progress: Progress = lambda _: None) -> Report:
     """Compares an export that stands, ungated, in a repository of its own with its reference.
 
-    Raises ExportError if there is nothing to compare: the reference fails on an image, or no server starts.
+    Rounding hides small faults, so that an int8 export is first compared as it was in fp32, with the rules of its own
+    manifest; what fails there is not compared further. Raises ExportError if there is nothing to compare: the reference
+    fails on an image, or no server starts.
     """
-    image, text, refused = _towers(reference, encoder, progress)
+    images = image_answers(reference, probes.images(reference.image.size), progress)
+    texts = text_answers(reference, probes.texts(reference.text.context_length), progress)
+    if encoder.manifest["precision"] != "int8":
+        return _report(reference, encoder, images, texts, progress)
+    exact = _report(
+        reference, _before_rounding(encoder), images, texts, lambda stage: progress(f"before rounding, {stage}")
+    )
+    before = tuple(replace(figure, name=f"fp32_{figure.name}") for figure in exact.figures)
+    if not exact.passed:
+        return replace(exact, figures=before)
+    report = _report(reference, encoder, images, texts, progress)
+    return replace(report, figures=(*before, *report.figures))
+
+
+def _before_rounding(encoder: ExportedEncoder) -> ExportedEncoder:
+    """Returns an int8 encoder with its graphs in fp32; the rest of its manifest is what will be served."""
+    exact = encoder.fp32
+    graphs = {key: exact.manifest[key] for key in ("precision", "fp32_layers", "towers")}
+    exact = replace(exact, manifest=encoder.manifest | graphs)
+    exact.write_manifest()
+    return exact
+
+
+def _report(
+    reference: Reference, encoder: ExportedEncoder, images: Answers, texts: Answers, progress: Progress
+) -> Report:
+    image, text, refused = _towers(reference, encoder, images, texts, progress)
     figures = [*image.figures(), *text.figures(), _company([*image.effects, *text.effects], image.bounds)]
     if encoder.manifest["precision"] == "int8":
-        figures += recall_figures(image.answers, text.answers, image.served, text.served)
+        figures += recall_figures(images, texts, image.served, text.served)
     report = Report(tuple(figures), image.answered.by_kind(), text.answered.by_kind())
     if report.passed:
         return report
     return replace(report, findings=(*refused, *_findings(reference, encoder, image, text, progress)))
 
 
-def _towers(reference: Reference, encoder: ExportedEncoder, progress: Progress) -> tuple[Tower, Tower, Sequence[str]]:
+def _towers(
+    reference: Reference, encoder: ExportedEncoder, images: Answers, texts: Answers, progress: Progress
+) -> tuple[Tower, Tower, Sequence[str]]:
     """Returns both towers as measured, and what the server refused."""
-    images = image_answers(reference, probes.images(reference.image.size), progress)
-    texts = text_answers(reference, probes.texts(reference.text.context_length), progress)
     image_graph, text_graph = Graph(encoder.image_graph), Graph(encoder.text_graph)
     image_rows = image_graph.answer(images, "images", progress)
     text_rows = text_graph.answer(texts, "texts", progress)

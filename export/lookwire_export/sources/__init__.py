@@ -18,9 +18,9 @@ def load(
 
     `model` is an open_clip name (`pretrained` is then one of its tags, or a file of weights), `hf-hub:ORG/NAME`,
     `local-dir:PATH` with an open_clip_config.json, or a directory of transformers (`pretrained` may then be a file of weights to
-    take in place of its own). `preprocess` tells the image transform, which is needed where it is not known: a tag or a
-    JSON file. `tokenizer` is a directory with a tokenizer of transformers to take in place of what the model names. Raises
-    ExportError, which says what is wrong, and what to do.
+    take in place of its own). `preprocess` tells the image transform, which is needed where it is not known: a tag of
+    open_clip or a JSON file. `tokenizer` is a directory with a tokenizer of transformers to take in place of what the
+    model names. Raises ExportError, which says what is wrong, and what to do.
     """
     if tokenizer is not None and not tokenizer.is_dir():
         raise ExportError(f"--tokenizer {tokenizer} is no directory")

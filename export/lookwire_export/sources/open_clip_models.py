@@ -18,7 +18,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from lookwire_export.reference import ExportError, ImageRules, Reference, TextRules
-from lookwire_export.sources import hub, transforms, weights
+from lookwire_export.sources import activation, hub, transformers_models, transforms, weights
 from lookwire_export.sources.transformers_models import TOKENIZER_SETTINGS, TOKENIZERS, reading_tokenizer
 from lookwire_export.tokenizer import huggingface_tokenizer_json, tokenizer_json
 
@@ -27,7 +27,17 @@ GARMENTS = "lookwire-garments"
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip publishes weights as."""
-LOCAL_WEIGHTS = (*WEIGHTS, "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "model.pth")
+LOCAL_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""What open_clip looks for in a directory, in its order (`open_clip.factory._find_checkpoint_in_dir`)."""
 CLEANING: dict[Any, Literal["lower", "canonicalize", "whitespace"]] = {
     cleaning._clean_lower: "lower",
     cleaning._clean_canonicalize: "canonicalize",
@@ -55,16 +65,16 @@ def load(
     if Path(pretrained).is_file():
         file = Path(pretrained)
         if preprocess is not None:
-            transform = transforms.told(architecture, preprocess)
+            transform = transforms.told_for(architecture, preprocess)
         elif architecture == GARMENTS:
             transform = vars(PreprocessCfg())
         else:
             raise transforms.untold(architecture, file)
     elif transform := transforms.of_tag(architecture, pretrained):
-        transforms.require_activation(architecture, pretrained)
+        activation.require_of_tag(architecture, pretrained)
         file = _fetched(architecture, pretrained, transform)
         if preprocess is not None:
-            transform = transforms.told(architecture, preprocess)
+            transform = transforms.told_for(architecture, preprocess)
     else:
         raise ExportError(
             f"--pretrained {pretrained} is neither a file (safetensors or a torch state dict) nor a tag of"
@@ -82,14 +92,9 @@ def load_directory(
 ) -> Reference:
     """Returns the reference of a directory with an open_clip_config.json; `name` is what messages call it."""
     config, transform = _configuration(directory / CONFIG, name)
-    if file is None:
-        file = next((directory / weight for weight in LOCAL_WEIGHTS if (directory / weight).is_file()), None)
-    if file is None:
-        raise ExportError(
-            f"{directory} holds no weights: put one of {', '.join(LOCAL_WEIGHTS)} there, or give --pretrained FILE"
-        )
+    file = file or _local_weights(directory)
     if preprocess is not None:
-        transform = transforms.of_file(Path(preprocess))
+        transform = transforms.told(preprocess, name, bool(config.get("quick_gelu", False)))
     has_tokenizer = any((directory / known).is_file() for known in TOKENIZERS)
     if tokenizer is None and has_tokenizer and config["text_cfg"].get("hf_tokenizer_name"):
         tokenizer = directory
@@ -99,7 +104,13 @@ def load_directory(
 def is_published(repository: str) -> bool:
     """Whether a repository of the hub holds a model of open_clip."""
     instead = f"put all of {repository} into a directory, and give local-dir:DIR as MODEL"
-    return hub.file(repository, [CONFIG], instead) is not None
+    try:
+        return hub.file(repository, [CONFIG], instead) is not None
+    except hub.UnreachableError:
+        # transformers, which fetched what the cache holds, does not ask for this file, so nothing records that there is none.
+        if transformers_models.is_cached(repository):
+            return False
+        raise
 
 
 def load_published(
@@ -109,7 +120,7 @@ def load_published(
     instead = f"download {CONFIG} likewise, and give local-dir:DIR as MODEL"
     config, transform = _configuration(hub.required(repository, [CONFIG], instead), repository)
     if preprocess is not None:
-        transform = transforms.of_file(Path(preprocess))
+        transform = transforms.told(preprocess, repository, bool(config.get("quick_gelu", False)))
     return _loaded(config, repository, file or hub.required(repository, WEIGHTS, instead), transform, tokenizer)
 
 
@@ -172,9 +183,10 @@ def build(config: Mapping[str, Any], architecture: str, hf_model: Path | None = 
     others = {key: value for key, value in config.items() if key not in ("custom_text", "vision_cfg", "text_cfg")}
     try:
         return kind(vision_cfg=vision, text_cfg=text, **others).eval()
-    except (TypeError, RuntimeError, ValueError, KeyError, AssertionError) as error:
+    except Exception as error:
+        # A value of the wrong kind makes open_clip, timm and torch raise whatever comes.
         raise ExportError(
-            f"open_clip {open_clip.__version__} cannot build {architecture}: {error}; check its model_cfg, or use the"
+            f"open_clip {open_clip.__version__} cannot build {architecture}: {error!r}; check its model_cfg, or use the"
             " version of open_clip (and timm) that it was made with"
         ) from error
 
@@ -195,7 +207,12 @@ def _require_supported(config: Mapping[str, Any], architecture: str) -> None:
 def simple_tokenizer(text: Mapping[str, Any]) -> SimpleTokenizer:
     """Returns open_clip's byte-pair tokenizer for a configuration (its `text_cfg`)."""
     settings = text.get("tokenizer_kwargs") or {}
-    return SimpleTokenizer(context_length=text.get("context_length", cleaning.DEFAULT_CONTEXT_LENGTH), **settings)
+    try:
+        return SimpleTokenizer(context_length=text.get("context_length", cleaning.DEFAULT_CONTEXT_LENGTH), **settings)
+    except (TypeError, AssertionError, KeyError) as error:
+        raise ExportError(
+            f"open_clip's tokenizer does not take the tokenizer_kwargs {settings!r}: {error!r}"
+        ) from error
 
 
 def _config_of(architecture: str) -> dict[str, Any]:
@@ -219,7 +236,7 @@ def _configuration(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any
         content = json.loads(file.read_text())
         config, transform = dict(content["model_cfg"]), transforms.of_published(content.get("preprocess_cfg") or {})
         vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{file} is no configuration of open_clip with a model_cfg: {error!r}") from error
     config |= {"vision_cfg": vision, "text_cfg": text}
     _require_supported(config, name)
@@ -231,7 +248,23 @@ def _fetched(architecture: str, tag: str, published: Mapping[str, Any]) -> Path:
     repository, _, name = str(published["hf_hub"]).rpartition("/")
     safe = [f"{Path(name).stem}.safetensors"] if name.endswith((".bin", ".pth")) else []
     instead = f"give that file: {architecture} --pretrained DIR/FILE --preprocess {tag}"
-    return hub.required(repository, [*safe, name] if name else WEIGHTS, instead)
+    return hub.required(repository, [*safe, name] if name else WEIGHTS, instead, advised=name)
+
+
+def _local_weights(directory: Path) -> Path:
+    """Returns the directory's file of weights: the first of LOCAL_WEIGHTS, or the only one that it can be."""
+    for name in LOCAL_WEIGHTS:
+        if (directory / name).is_file():
+            return directory / name
+    others = sorted(directory.glob("*.safetensors")) or sorted([*directory.glob("*.bin"), *directory.glob("*.pth")])
+    if not others:
+        raise ExportError(
+            f"{directory} holds no weights: put one of {', '.join(LOCAL_WEIGHTS)} there, or give --pretrained FILE"
+        )
+    if len(others) > 1:
+        names = ", ".join(other.name for other in others)
+        raise ExportError(f"{directory} holds several files that may be its weights: give one by --pretrained; {names}")
+    return others[0]
 
 
 def _loaded(
@@ -251,8 +284,17 @@ def _loaded(
 
 
 def load_weights(model: Any, file: Path, architecture: str) -> None:
-    """Puts a file's weights into open_clip's model; a position embedding of another size is an error, not resized."""
-    given = convert_state_dict(model, weights.read(file))
+    """Puts a file's weights into open_clip's model; a position embedding of another size is an error, not resized.
+
+    Raises ExportError too for weights of OpenAI's archives, which have QuickGELU, where the model has not.
+    """
+    given = weights.read(file)
+    if any(constant in given for constant in weights.OPENAI):
+        activation.require(
+            architecture, _activation(model) == "quick_gelu", True, f"{file}, of an archive of OpenAI's,"
+        )
+        given = {name: weight for name, weight in given.items() if name not in weights.OPENAI}
+    given = convert_state_dict(model, given)
     if "positional_embedding" in given and not hasattr(model, "positional_embedding"):
         given = convert_to_custom_text_state_dict(given)
     expected = model.state_dict()

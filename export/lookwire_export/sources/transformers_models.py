@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from lookwire_export.reference import ExportError, ImageRules, Reference, TextRules
-from lookwire_export.sources import hub, siglip_tokenizer, weights
+from lookwire_export.sources import hub, siglip_tokenizer, transforms, weights
 from lookwire_export.tokenizer import huggingface_tokenizer_json
 
 MODELS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
@@ -33,16 +33,29 @@ def load_directory(
 ) -> Reference:
     """Returns the reference of a directory as `save_pretrained` writes it.
 
-    `file` are weights to take in place of the directory's, `preprocess` a preprocessor_config.json and `tokenizer` a
-    directory to take in place of its own; `name` is what messages call the model.
+    `file` are weights to take in place of the directory's, `preprocess` a preprocessor_config.json, or a transform in
+    open_clip's words (`transforms.told`), and `tokenizer` a directory to take in place of its own; `name` is what messages
+    call the model.
     """
     kind, config = _config(directory, name)
-    files = [file] if file else _weight_files(directory)
-    state = weights.read_shards(files[0]) if files[0].suffix == ".json" else weights.read(files[0])
-    model = _model(kind, config, state, files[0], name)
+    file = file or _weight_file(directory)
+    files = weights.shards(file) if file.suffix == ".json" else [file]
+    state = {key: weight for shard in files for key, weight in weights.read(shard).items()}
+    model = _model(kind, config, state, file, name)
     size = config.vision_config.image_size
-    processor, image = image_processor(Path(preprocess) if preprocess else directory, kind, size, name)
-    return reference_of(model, name, processor, image, load_tokenizer(tokenizer or directory, name), _sha256(files))
+    if preprocess is None or (Path(preprocess).is_file() and not transforms.is_open_clips(Path(preprocess))):
+        transform, image = image_transform(Path(preprocess) if preprocess else directory, kind, size, name)
+    else:
+        quick_gelu = config.text_config.hidden_act == "quick_gelu"
+        image = transforms.rules(transforms.told(preprocess, name, quick_gelu), size, name)
+        transform = transforms.preprocess(image)
+    words = load_tokenizer(tokenizer or directory, name)
+    return reference_of(model, name, transform, image, words, weights.digest(files))
+
+
+def is_cached(repository: str) -> bool:
+    """Whether the hub's cache holds configuration and weights of the repository's model of transformers."""
+    return hub.is_cached(repository, "config.json") and any(hub.is_cached(repository, file) for file in WEIGHTS)
 
 
 def fetch(repository: str) -> Path:
@@ -57,11 +70,16 @@ def fetch(repository: str) -> Path:
 
 
 def reference_of(
-    model: Any, architecture: str, processor: Any, image: ImageRules, tokenizer: Any, sha256: str = ""
+    model: Any,
+    architecture: str,
+    preprocess: Callable[[Image.Image], Any],
+    image: ImageRules,
+    tokenizer: Any,
+    sha256: str = "",
 ) -> Reference:
     """Returns the reference that a live CLIPModel or SiglipModel is, with any weights.
 
-    `processor` and `image` are what `image_processor` returns; `tokenizer` is a tokenizer of transformers. The context length
+    `preprocess` and `image` are what `image_transform` returns; `tokenizer` is a tokenizer of transformers. The context length
     is the number of positions that the text tower was trained with, whatever the tokenizer says.
     """
     model = model.float().eval()
@@ -75,10 +93,6 @@ def reference_of(
     if isinstance(tokenizer, SiglipTokenizer):
         written = siglip_tokenizer.tokenizer_json
     rules = TextRules(written(tokenizer), "none", context_length, tokenizer.pad_token_id)
-
-    def preprocess(opened: Image.Image) -> Any:
-        prepared = processor(opened, do_convert_rgb=True, return_tensors="np")
-        return torch.from_numpy(prepared["pixel_values"][0].astype(np.float32))
 
     def tokenize(texts: Sequence[str]) -> Any:
         return tokenizer(
@@ -120,8 +134,8 @@ def reference_of(
     )
 
 
-def image_processor(source: Path, kind: str, size: int, name: str) -> tuple[Any, ImageRules]:
-    """Returns transformers' own Pillow processor and its rules; `source` is a preprocessor_config.json or its directory.
+def image_transform(source: Path, kind: str, size: int, name: str) -> tuple[Callable[[Image.Image], Any], ImageRules]:
+    """Returns transformers' own transform by Pillow and its rules; `source` is a preprocessor_config.json or its directory.
 
     `kind` is "clip" or "siglip", `size` the side of the model's images. Raises ExportError if the transform is not
     known, or a manifest cannot say it.
@@ -131,8 +145,22 @@ def image_processor(source: Path, kind: str, size: int, name: str) -> tuple[Any,
     family = next((family for family in PROCESSORS if re.match(rf"{family}(?!2)", said, re.IGNORECASE)), None)
     if family is None:
         raise ExportError(f"{name} prepares images by {said}, which is not supported; supported: CLIP's and SigLIP's")
-    processor = PROCESSORS[family](**{key: value for key, value in settings.items() if not key.endswith("_type")})
-    return processor, _image_rules(processor, size, name)
+    try:
+        processor: Any = PROCESSORS[family](
+            **{key: value for key, value in settings.items() if not key.endswith("_type")}
+        )
+        rules = _image_rules(processor, size, name)
+    except ExportError:
+        raise
+    except Exception as error:
+        # A value of the wrong kind makes transformers raise whatever comes.
+        raise ExportError(f"{name} has a preprocessor_config.json that transformers cannot take: {error!r}") from error
+
+    def transform(opened: Image.Image) -> Any:
+        prepared = processor(opened, do_convert_rgb=True, return_tensors="np")
+        return torch.from_numpy(prepared["pixel_values"][0].astype(np.float32))
+
+    return transform, rules
 
 
 def load_tokenizer(directory: Path, name: str) -> Any:
@@ -167,7 +195,21 @@ def _config(directory: Path, name: str) -> tuple[str, Any]:
         )
     if kind not in MODELS:
         raise ExportError(f"{name} has model_type {kind!r}; supported: {', '.join(MODELS)}")
-    return kind, MODELS[kind][0].from_dict(content)
+    try:
+        config = MODELS[kind][0].from_dict(content)
+    except Exception as error:
+        # A value of the wrong kind makes transformers raise whatever comes.
+        raise _misconfigured(name, error) from error
+    if not isinstance(size := config.vision_config.image_size, int):
+        raise ExportError(f"{name} has image_size {size!r} in its config.json; expected one number, a side of a square")
+    return kind, config
+
+
+def _misconfigured(name: str, error: Exception) -> ExportError:
+    reason = " ".join(str(error).split())
+    return ExportError(
+        f"transformers {transformers.__version__} cannot build {name} by its config.json: {type(error).__name__}: {reason}"
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -181,8 +223,12 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _model(kind: str, config: Any, state: Mapping[str, Any], file: Path, name: str) -> Any:
-    """Returns the model with the weights, by transformers' own loading (it renames what older versions wrote)."""
-    empty = MODELS[kind][1](config)
+    """Returns the model with the weights, whose names and shapes must be those that this version of transformers writes."""
+    try:
+        empty = MODELS[kind][1](config)
+    except Exception as error:
+        # As in _config: what is checked here only are values that have to fit each other, or name something.
+        raise _misconfigured(name, error) from error
     expected = empty.state_dict()
     given = {key: value for key, value in state.items() if key in expected or not key.endswith(".position_ids")}
     weights.require_fit(expected, given, file, name)
@@ -190,15 +236,11 @@ def _model(kind: str, config: Any, state: Mapping[str, Any], file: Path, name: s
     return empty
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def _weight_file(directory: Path) -> Path:
     for file in WEIGHTS:
         if (directory / file).is_file():
-            return [directory / file]
+            return directory / file
     raise ExportError(f"{directory} holds no weights: put one of {', '.join(WEIGHTS)} there, or give --pretrained FILE")
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    return weights.digest(files)
 
 
 def _settings(source: Path, name: str) -> dict[str, Any]:
@@ -224,10 +266,9 @@ def _image_rules(processor: Any, size: int, name: str) -> ImageRules:
         raise ExportError(f"{name} pads its images (do_pad), which is not supported")
     if abs(processor.rescale_factor - 1 / 255) > 1e-9:
         raise ExportError(f"{name} has rescale_factor {processor.rescale_factor}; supported: 1/255")
-    if (interpolation := INTERPOLATIONS.get(int(processor.resample))) is None:
-        raise ExportError(
-            f"{name} resizes by Pillow's filter {int(processor.resample)}; supported: 2 (bilinear), 3 (bicubic)"
-        )
+    resample = int(processor.resample) if isinstance(processor.resample, int) else processor.resample
+    if (interpolation := INTERPOLATIONS.get(resample)) is None:
+        raise ExportError(f"{name} resizes by Pillow's filter {resample!r}; supported: 2 (bilinear), 3 (bicubic)")
     resized, cropped = dict(processor.size), dict(processor.crop_size or {}) if processor.do_center_crop else None
     square = {"height": size, "width": size}
     if cropped not in (None, square):
@@ -245,8 +286,8 @@ def _image_rules(processor: Any, size: int, name: str) -> ImageRules:
         size=size,
         resize=resize,  # type: ignore[arg-type]
         interpolation=interpolation,  # type: ignore[arg-type]
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
+        mean=transforms.three(processor.image_mean, "image_mean", name),
+        std=transforms.three(processor.image_std, "image_std", name),
         convert_rgb="before_resize",
         crop="floor",
     )

@@ -9,6 +9,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from lookwire_export.reference import ExportError, ImageRules
+from lookwire_export.sources import activation
 
 NEEDED = ("mean", "std", "interpolation", "resize_mode")
 """What makes a transform known; its size is the model's."""
@@ -37,8 +38,8 @@ def rules(transform: Mapping[str, Any], size: Any, source: str) -> ImageRules:
         size=height,
         resize=transform["resize_mode"],
         interpolation=transform["interpolation"],
-        mean=_three(transform["mean"], "mean", source),
-        std=_three(transform["std"], "std", source),
+        mean=three(transform["mean"], "mean", source),
+        std=three(transform["std"], "std", source),
         convert_rgb="after_resize",
         crop="round",
     )
@@ -70,36 +71,39 @@ def of_tag(architecture: str, tag: str) -> dict[str, Any]:
     return dict(open_clip.get_pretrained_cfg(architecture, tag) or {})
 
 
-def of_file(file: Path) -> dict[str, Any]:
-    """Returns the transform in a JSON file: open_clip's `preprocess_cfg`, or an `open_clip_config.json` that holds it."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ExportError(f"--preprocess {file} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ExportError(f"--preprocess {file} must be a JSON object with {', '.join(NEEDED)}")
-    transform = dict(content.get("preprocess_cfg", content))
-    if missing := _missing(transform):
-        raise ExportError(f"--preprocess {file} lacks {missing}")
-    return transform
+def told(preprocess: str, model: str, quick_gelu: bool, choices: str = "") -> dict[str, Any]:
+    """Returns the transform that `--preprocess` names for a model: a JSON file, or a tag of open_clip.
 
-
-def told(architecture: str, preprocess: str) -> dict[str, Any]:
-    """Returns the transform that `--preprocess` names: a JSON file, or a tag.
-
-    The tag is one of the architecture's, or of others if these all have the same transform under it ("openai").
+    All that open_clip publishes under the tag must have the same transform ("openai"). The file is a `preprocess_cfg`, or an
+    `open_clip_config.json` that holds it; the activation that its `model_cfg` has must be the model's (`quick_gelu`). Raises
+    ExportError, which ends in `choices`.
     """
     if Path(preprocess).is_file():
-        return of_file(Path(preprocess))
-    if transform := of_tag(architecture, preprocess):
-        require_activation(architecture, preprocess)
+        return _of_file(Path(preprocess), model, quick_gelu)
+    published = [of_tag(name, preprocess) for name in open_clip.list_pretrained_models_by_tag(preprocess)]
+    if len({json.dumps([transform[key] for key in NEEDED]) for transform in published}) == 1:
+        return published[0]
+    if published:
+        reason = "is a tag under which open_clip's models have different transforms: give a JSON file, with"
+        raise ExportError(f"--preprocess {preprocess} {reason} {', '.join(NEEDED)}{choices}")
+    raise ExportError(f"--preprocess {preprocess} is neither a JSON file nor a tag of open_clip{choices}")
+
+
+def told_for(architecture: str, preprocess: str) -> dict[str, Any]:
+    """Returns the transform that `--preprocess` names for open_clip's architecture, whose own tags come first."""
+    if not Path(preprocess).is_file() and (transform := of_tag(architecture, preprocess)):
+        activation.require_of_tag(architecture, preprocess)
         return transform
-    others = [of_tag(other, preprocess) for other in open_clip.list_pretrained_models_by_tag(preprocess)]
-    if len({json.dumps([transform[key] for key in NEEDED]) for transform in others}) == 1:
-        return others[0]
-    raise ExportError(
-        f"--preprocess {preprocess} is neither a JSON file nor a tag of {architecture}; {_choices(architecture)}"
-    )
+    return told(preprocess, architecture, activation.is_quick(architecture), f"; {_choices(architecture)}")
+
+
+def is_open_clips(file: Path) -> bool:
+    """Whether a JSON file says a transform in open_clip's words, in part at least."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and ("preprocess_cfg" in content or any(key in content for key in NEEDED))
 
 
 def untold(architecture: str, file: Path) -> ExportError:
@@ -110,19 +114,29 @@ def untold(architecture: str, file: Path) -> ExportError:
     )
 
 
-def require_activation(architecture: str, tag: str) -> None:
-    """Raises ExportError if the tag was trained with another activation than the architecture has."""
-    has = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
-    trained = bool(of_tag(architecture, tag).get("quick_gelu", False))
-    if has == trained:
-        return
-    words = {True: "QuickGELU", False: "GELU"}
-    other = architecture.removesuffix("-quickgelu") if has else f"{architecture}-quickgelu"
-    advice = f": use {other}" if other in open_clip.list_models() else ""
-    raise ExportError(
-        f"the tag {tag} was trained with {words[trained]}, but {architecture} has {words[has]}, which gives other"
-        f" vectors{advice}"
-    )
+def three(values: Any, key: str, source: str) -> tuple[float, float, float]:
+    """Returns three numbers, or raises ExportError with the key."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{source} has {key} {values!r}; expected three numbers") from error
+    return red, green, blue
+
+
+def _of_file(file: Path, model: str, quick_gelu: bool) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ExportError(f"--preprocess {file} is no JSON file: {error}") from error
+    transform = content.get("preprocess_cfg", content) if isinstance(content, dict) else None
+    if not isinstance(transform, dict):
+        raise ExportError(f"--preprocess {file} must be a JSON object with {', '.join(NEEDED)}")
+    if isinstance(config := content.get("model_cfg"), dict):
+        trained = bool(config.get("quick_gelu", False))
+        activation.require(model, quick_gelu, trained, f"the model of --preprocess {file}")
+    if missing := _missing(transform):
+        raise ExportError(f"--preprocess {file} lacks {missing}")
+    return dict(transform)
 
 
 def _missing(transform: Mapping[str, Any]) -> str:
@@ -137,17 +151,9 @@ def _choices(architecture: str) -> str:
     if not tags:
         return f"{architecture} has no tags"
     transforms = {json.dumps([of_tag(architecture, tag).get(key) for key in NEEDED]) for tag in tags}
-    has = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
-    fitting = [tag for tag in tags if bool(of_tag(architecture, tag).get("quick_gelu", False)) == has]
+    has, only = activation.is_quick(architecture), activation.other(architecture) is None
+    fitting = [tag for tag in tags if only or activation.trained_quick(architecture, tag) == has]
     listed = f"tags of {architecture}: {', '.join(tags)}"
     if len(transforms) > 1 or not fitting:
         return listed
     return f"{listed}; all have the same transform: write --preprocess {fitting[0]} if yours was fine-tuned from one"
-
-
-def _three(values: Any, key: str, source: str) -> tuple[float, float, float]:
-    try:
-        red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"{source} has {key} {values!r}; expected three numbers") from error
-    return red, green, blue

@@ -1,6 +1,6 @@
 """Reads files of weights, of either library, and puts them into a model without guessing.
 
-Nothing in a file is ever executed: torch files are read with `weights_only`.
+Nothing in a file is ever executed: torch files are read with `weights_only`, and TorchScript archives are not read.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ WRAPPERS = ("model_state_dict", "state_dict")
 """Where training programs put the weights, beside the optimiser's state."""
 PREFIX = "module."
 """What torch's DataParallel and DistributedDataParallel put before every name."""
-CONSTANTS = ("input_resolution", "context_length", "vocab_size")
-"""What OpenAI's archives hold beside the weights."""
+OPENAI = ("input_resolution", "context_length", "vocab_size")
+"""What the weights of OpenAI's archives have beside them, and no others do."""
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def read(file: Path) -> dict[str, Any]:
     return {name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()}
 
 
-def read_shards(index: Path) -> dict[str, Any]:
-    """Returns the weights of all files that a `*.index.json` names."""
+def shards(index: Path) -> list[Path]:
+    """Returns the files that a `*.index.json` names, in the order of their names."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [index.parent / name for name in names]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{index} is no index of shards: it must map names to files under weight_map") from error
-    return {name: weight for shard in names for name, weight in read(index.parent / shard).items()}
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -96,6 +96,8 @@ def _is_transformers(names: Mapping[str, Any]) -> bool:
 def _content(file: Path) -> Any:
     with file.open("rb") as opened:
         head = opened.read(64)
+    if not head:
+        raise ExportError(f"{file} is empty (0 bytes), so it is damaged or was never written: fetch or save it again")
     if head.startswith(b"version https://git-lfs"):
         raise ExportError(f"{file} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
     if head[8:9] == b"{":
@@ -104,7 +106,11 @@ def _content(file: Path) -> Any:
         except SafetensorError as error:
             raise ExportError(f"{file} is a damaged or truncated safetensors file: {error}") from error
     if _is_torchscript(file):
-        return _torchscript(file)
+        raise ExportError(
+            f"{file} is a TorchScript archive, which holds code: it was not executed, so its weights were not read. For OpenAI's"
+            " own models use the tag (--pretrained openai). Of an archive that you trust save the weights alone:"
+            " torch.save(torch.jit.load(file).state_dict(), other), and give that file"
+        )
     return _pickled(file)
 
 
@@ -141,21 +147,11 @@ def _not_weights(file: Path, reason: str) -> str:
 def _is_torchscript(file: Path) -> bool:
     if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _torchscript(file: Path) -> Any:
-    """Returns the weights of a TorchScript archive, as which OpenAI published theirs; its code is not run."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; the archives are not made anew
-            warnings.simplefilter("ignore", DeprecationWarning)
-            weights = torch.jit.load(str(file), map_location="cpu").state_dict()
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ExportError(f"{file} is a damaged TorchScript archive: {reason}") from error
-    return {name: weight for name, weight in weights.items() if name not in CONSTANTS}
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # torch says what is wrong with it
 
 
 def _unwrapped(content: Any, file: Path) -> dict[str, Any]:
