@@ -1,11 +1,17 @@
 """`lookwire-export`: a CLIP or SigLIP checkpoint becomes an encoder in a model repository."""
 
 import argparse
+import logging
 import re
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exports, gates and publishes one encoder; returns the process's exit status."""
     options = _parser().parse_args(arguments)
     name = options.name or _name(options.model)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of each constant that it leaves as it is
     gate = Gate()
     try:
-        repository.require_free(options.repo, name, replace=options.replace)
-        with Stages() as stages:
+        with _sigterm_interrupts(), Stages() as stages:
+            repository.recover(options.repo, name)
+            repository.require_free(options.repo, name, replace=options.replace)
             stages(f"load {options.model}")
             reference = sources.load(
                 options.model, options.pretrained, preprocess=options.preprocess, tokenizer=options.tokenizer
@@ -91,12 +99,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
+    except Exception as error:  # noqa: BLE001 - told in a sentence, and written down whole
+        _show(gate.report, options.report)
+        console.print(f"[red]not exported:[/red] {escape(_unexpected(error))}", highlight=False, soft_wrap=True)
+        return 1
     _show(gate.report, options.report)
     folders = [options.repo / model for model in (f"{name}-image", f"{name}-text", name)]
     size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
     _say(f"exported {folders[-1]}, {size / 1e6:.1f} MB")
     _say(f"serve it: lookwire-server --model-repository {options.repo}")
     return 0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM what Ctrl-C is, so that the gate's server, a process of its own, ends with this one."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unexpected(error: Exception) -> str:
+    """Writes the traceback of an error that was not foreseen into a file; returns a sentence about both."""
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="lookwire-export-", suffix=".log", encoding="utf-8", delete=False
+    ) as log:
+        traceback.print_exception(error, file=log)
+    return f"an error that was not foreseen, {reason}; the whole of it is in {log.name}, for a report of the fault"
 
 
 def _say(line: str) -> None:

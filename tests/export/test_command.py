@@ -1,4 +1,5 @@
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_existing_name_is_refused_before_loading(tmp_path: Path, capsys: pytest.
     assert "mine exists: give another --name, or --replace" in capsys.readouterr().err
 
 
+def test_killed_move_is_taken_back_before_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tower that a killed export had moved into place does not take the name: it is moved back before anything else."""
+    staging = tmp_path / ".export-mine-0123456789abcdef"
+    for folder in (tmp_path / "mine-image", staging / "mine-text", staging / "mine", staging / ".replaced"):
+        folder.mkdir(parents=True)
+
+    status = run(GARMENTS, "--pretrained", tmp_path / "none.pt", "--repo", tmp_path, "--name", "mine")
+
+    assert status == 1
+    assert "none.pt is neither a file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [staging.name]
+    assert sorted(path.name for path in staging.iterdir()) == ["mine", "mine-image", "mine-text"]
+
+
 def test_stop_is_no_failure(
     tiny_file: Path,
     tiny_transform: Path,
@@ -109,6 +124,37 @@ def test_stop_is_no_failure(
     assert status == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert len(list(tmp_path.glob(".export-mine-*"))) == 1
+
+
+def test_unforeseen_error_is_told_and_written_down(
+    tiny_file: Path,
+    tiny_transform: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An error that no message was made for is told in a line, with the file that has its traceback."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("no such axis [3]\nand more")
+
+    monkeypatch.setattr(command, "measure", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repo = tmp_path / "repo"
+
+    status = run(TINY, "--pretrained", tiny_file, "--preprocess", tiny_transform, "--repo", repo, "--name", "mine")
+
+    assert status == 1
+    output = capsys.readouterr().err
+    (log,) = tmp_path.glob("lookwire-export-*.log")
+    assert (
+        f"not exported: an error that was not foreseen, ValueError: no such axis [3]; the whole of it is in {log}"
+        in output
+    )
+    assert "Traceback" not in output
+    assert "Traceback" in log.read_text()
+    assert "and more" in log.read_text()
+    assert list(repo.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
@@ -18,7 +19,7 @@ from tritonclient.grpc import model_config_pb2
 from lookwire_export.encoder import ExportedEncoder, Progress
 from lookwire_export.manifest import Figure, digest
 from lookwire_export.reference import ExportError, Reference
-from lookwire_export.repository import key, publish
+from lookwire_export.repository import key, publish, recover
 from tests.export.conftest import ROOT, TINY
 
 PASSED = Figure("cosine", 1.0, at_least=0.9)
@@ -191,6 +192,159 @@ def test_key_is_of_all_that_decides(tiny: Reference) -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", keys[0])
 
 
+def refused_another(reference: Reference, repo: Path) -> None:
+    """An export of the name that has other settings, and fails as soon as it has begun."""
+    with pytest.raises(ExportError, match="in an int8 export only"):
+        publish(reference, "tiny", "fp32", repo, passing, keep_fp32=["blocks.0"], replace=True)
+
+
+def instants(work: Callable[[], object], repo: Path, to: Path) -> list[Path]:
+    """Does the work, and returns copies of the repository as a kill at each folder's move or removal would leave it."""
+    copies: list[Path] = []
+
+    def keep() -> None:
+        copies.append(to / str(len(copies)))
+        shutil.copytree(repo, copies[-1], symlinks=True)
+
+    def watched(do: Callable[..., object]) -> Callable[..., None]:
+        def do_watched(*arguments: Any, **options: Any) -> None:
+            if Path(arguments[0]).name.startswith((".export-", "tiny")):
+                keep()
+            do(*arguments, **options)
+
+        return do_watched
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((os, "rename"), (shutil, "rmtree")):
+            patch.setattr(module, name, watched(getattr(module, name)))
+        work()
+    keep()
+    return copies
+
+
+def shown(repo: Path) -> dict[str, bytes]:
+    """What a server sees of a repository."""
+    return {name: content for name, content in contents(repo).items() if not name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def replacing(tiny: Reference, published: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The instants of an export that replaces another, whose image tower is a link to a folder beside the repository."""
+    folder = tmp_path_factory.mktemp("replacing")
+    repo = Path(shutil.copytree(published, folder / "repo"))
+    (repo / "tiny-image").rename(folder / "elsewhere")
+    (repo / "tiny-image").symlink_to("../elsewhere")
+    return instants(lambda: publish(tiny, "tiny", "fp16", repo, passing, replace=True), repo, folder)
+
+
+def test_kill_at_any_instant_leaves_the_old_or_the_new(tiny: Reference, replacing: list[Path], tmp_path: Path) -> None:
+    """Whenever an export is killed, any other one of its name first brings back what it had moved, and leaves nothing."""
+    old, new = shown(replacing[0]), shown(replacing[-1])
+    assert old != new
+    whole = []
+    for number, instant in enumerate(replacing):
+        repo = Path(shutil.copytree(instant, replacing[0].parent / f"refused-{number}", symlinks=True))
+
+        refused_another(tiny, repo)
+
+        whole.append({str(old): "old", str(new): "new"}.get(str(shown(repo)), f"neither, at {number}"))
+        assert sorted(path.name for path in repo.iterdir()) == MODELS
+    assert whole == ["old"] * 6 + ["new"] * 3
+
+
+def test_kill_of_a_recovery(replacing: list[Path]) -> None:
+    """A recovery that is killed in its turn is gone on with, and keeps the graphs for the export to go on."""
+    folder = replacing[0].parent
+    for number, instant in enumerate(replacing[:6]):
+        repo = Path(shutil.copytree(instant, folder / f"recovered-{number}", symlinks=True))
+        (folder / f"again-{number}").mkdir()
+        for again in instants(lambda repo=repo: recover(repo, "tiny"), repo, folder / f"again-{number}"):  # type: ignore[misc]
+            beside = Path(shutil.copytree(again, folder / f"{again.parent.name}-{again.name}", symlinks=True))
+
+            recover(beside, "tiny")
+
+            assert shown(beside) == shown(replacing[0])
+            (staging,) = beside.glob(".export-*")
+            assert sorted(path.name for path in staging.iterdir() if path.is_dir()) == MODELS
+
+
+def test_killed_first_export_goes_on(tiny: Reference, tmp_path: Path) -> None:
+    """The same export after a kill in the midst of the moves takes back the towers that are in place, and goes on."""
+    (tmp_path / "repo").mkdir()
+    copies = instants(lambda: publish(tiny, "tiny", "fp32", tmp_path / "repo", passing), tmp_path / "repo", tmp_path)
+    (repo,) = (copy for copy in copies if shown(copy) and len(list(copy.glob("tiny*"))) == 2)
+    inode = (repo / "tiny-image/1/model.onnx").stat().st_ino
+
+    publish(tiny, "tiny", "fp32", repo, passing)
+
+    assert (repo / "tiny-image/1/model.onnx").stat().st_ino == inode
+    assert sorted(path.name for path in repo.iterdir()) == MODELS
+
+
+def test_place_taken_after_a_kill(tiny: Reference, replacing: list[Path]) -> None:
+    """Where a model cannot be moved back because another has come, both stay, and the message says where."""
+    instant = next(copy for copy in replacing if not (copy / "tiny-text").exists())
+    repo = Path(shutil.copytree(instant, replacing[0].parent / "taken", symlinks=True))
+    (repo / "tiny-text").mkdir()
+    before = contents(repo)
+
+    with pytest.raises(
+        ExportError, match=r"tiny-text exists; what stood in .* before is in .*\.replaced: move it back"
+    ):
+        publish(tiny, "tiny", "fp32", repo, passing, replace=True)
+
+    kept = {name: content for name, content in before.items() if ".replaced/tiny-text" in name}
+    assert kept
+    assert kept.items() <= contents(repo).items()
+    assert (repo / "tiny-text").exists()
+
+
+def test_name_taken_during_the_export(tiny: Reference, tmp_path: Path) -> None:
+    """What has come while the export was at work is not replaced unless that is asked for."""
+
+    def slow(reference: Reference, encoder: ExportedEncoder, progress: Progress) -> Sequence[Figure]:
+        (tmp_path / "tiny-text").mkdir()
+        (tmp_path / "tiny-text" / "theirs").write_text("of another")
+        return [PASSED]
+
+    with pytest.raises(ExportError, match="tiny-text exists: give another --name, or --replace"):
+        publish(tiny, "tiny", "fp32", tmp_path, slow)
+
+    assert contents(tmp_path) == {"tiny-text/theirs": b"of another"}
+
+
+def test_name_taken_during_the_moves(tiny: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it where it comes when the first tower is already in its place, which is taken back."""
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        rename(source, target)
+        if Path(target) == tmp_path / "tiny-image":
+            (tmp_path / "tiny").mkdir()
+            (tmp_path / "tiny" / "theirs").write_text("of another")
+
+    monkeypatch.setattr(os, "rename", late)
+
+    with pytest.raises(ExportError, match="cannot be written: Directory not empty; it is as it was"):
+        publish(tiny, "tiny", "fp32", tmp_path, passing)
+
+    assert contents(tmp_path) == {"tiny/theirs": b"of another"}
+
+
+def test_unforeseen_error_leaves_nothing(tiny: Reference, repo: Path) -> None:
+    """An error of any kind goes on as it is, and leaves the first export, no staging folder and no lock."""
+    before = contents(repo)
+
+    def broken(reference: Reference, encoder: ExportedEncoder, progress: Progress) -> Sequence[Figure]:
+        raise ZeroDivisionError("of the gate")
+
+    with pytest.raises(ZeroDivisionError, match="of the gate"):
+        publish(tiny, "tiny", "fp32", repo, broken, replace=True)
+
+    assert before == contents(repo)
+    assert sorted(path.name for path in repo.iterdir()) == MODELS
+
+
 def test_disk_without_room(tiny: Reference, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that cannot fit is refused before it begins, with both sizes."""
     before = contents(repo)
@@ -271,3 +425,37 @@ def test_killed_command_goes_on(tiny_file: Path, tiny: Reference, tmp_path: Path
 
     assert (repo / "tiny-image/1/model.onnx").stat().st_ino == inode
     assert sorted(path.name for path in repo.iterdir()) == MODELS
+
+
+def servers_of(repo: Path) -> list[int]:
+    """The processes of servers that serve a folder in the repository."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "lookwire_server" in words and any(word.startswith(str(repo)) for word in words):
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_terminated_command_ends_its_server(tiny_file: Path, tmp_path: Path) -> None:
+    """SIGTERM while the gate asks its server ends both, and keeps the work as Ctrl-C does."""
+    with subprocess.Popen(command(tiny_file, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 90
+        while not servers_of(tmp_path) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        started = servers_of(tmp_path)
+        process.terminate()
+        _, output = process.communicate(timeout=60)
+    left = servers_of(tmp_path)
+    for orphan in left:
+        os.kill(orphan, signal.SIGKILL)
+
+    assert started, output
+    assert left == []
+    assert process.returncode == 130
+    assert "the same command goes on from here" in output
+    assert len(list(tmp_path.glob(".export-tiny-*"))) == 1
