@@ -59,7 +59,12 @@ build/models/vit-b-32: build/models/vit-b-32.safetensors
 	    --repo $@ --name $$precision --precision $$precision --replace || exit 1; done
 	@touch $@
 
-bench: .venv/dev $(if $(filter precision,$(NAME)),build/models/vit-b-32)  ## run one benchmark: make bench NAME=batching
+# Photographs of many sizes, from those in scikit-image.
+build/bench/photographs: | .venv-export/dev
+	$(EXPORT)/python -m benchmarks.load.photographs
+
+bench: .venv/dev $(if $(filter precision text image latency lanes overload,$(NAME)),build/models/vit-b-32) \
+    $(if $(filter image lanes,$(NAME)),build/bench/photographs)  ## run one benchmark: make bench NAME=batching
 	$(VENV)/python -m benchmarks $(NAME)
 
 eval: .venv/run  ## print the bundled encoder's retrieval figures on drawings that training never saw
