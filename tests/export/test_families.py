@@ -1,5 +1,7 @@
 """Every family is exported exactly: a small model of its real architecture, with random weights, passes the whole gate."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,6 +145,19 @@ FAMILIES = {
 }
 
 
+ABSENT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "transformers", "open_clip", "timm"):
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Absent())
+"""
+"""A sitecustomize.py, which Python runs at its start."""
+
+
 @pytest.fixture(scope="module", params=[*FAMILIES, "transformers-clip", "transformers-siglip"])
 def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A small model of each family."""
@@ -158,8 +173,18 @@ def integers(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> 
     return export(reference, "family", "int8", tmp_path_factory.mktemp("repository"))
 
 
+@pytest.fixture
+def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started find none of the packages that only the export has."""
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    imported = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True, check=False)
+    assert "torch is not installed here" in imported.stderr
+
+
+@pytest.mark.usefixtures("without_torch")
 def test_family_is_exported_exactly(reference: Reference, integers: ExportedEncoder) -> None:
-    """The graphs give the model's own vectors at any batch, and the whole encoder passes the gate."""
+    """The graphs give the model's own vectors at any batch, and the encoder passes the gate on a server without torch."""
     check_images(reference, integers.fp32)
     check_texts(reference, integers.fp32)
     measure(reference, integers.fp32).require()
