@@ -606,7 +606,7 @@ def test_hub_repository_without_network() -> None:
     message = refusal("hf-hub:Marqo/marqo-fashionSigLIP", None)
 
     assert "Marqo/marqo-fashionSigLIP" in message
-    assert "give local-dir:DIR as MODEL" in message
+    assert "--local-dir DIR`; then give DIR as MODEL" in message
 
 
 @pytest.mark.usefixtures("offline")

@@ -103,14 +103,17 @@ def load_directory(
 
 def is_published(repository: str) -> bool:
     """Whether a repository of the hub holds a model of open_clip."""
-    instead = f"put all of {repository} into a directory, and give local-dir:DIR as MODEL"
     try:
-        return hub.file(repository, [CONFIG], instead) is not None
-    except hub.UnreachableError:
+        return hub.file(repository, [CONFIG], "give DIR as MODEL") is not None
+    except hub.UnreachableError as error:
         # transformers, which fetched what the cache holds, does not ask for this file, so nothing records that there is none.
         if transformers_models.is_cached(repository):
             return False
-        raise
+        raise hub.UnreachableError(
+            f"the hub cannot be reached, and its cache has no model of {repository}: neither {CONFIG} (open_clip) nor"
+            f" config.json (transformers), with weights and a tokenizer. On a machine with network: `hf download {repository}"
+            " --local-dir DIR`; then give DIR as MODEL"
+        ) from error
 
 
 def load_published(
