@@ -1,6 +1,8 @@
 """Who may import whom: the house stands as it was drawn."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,16 @@ def test_only_packages_stand_in_the_source_folders() -> None:
         ("clients/python", "lookwire"),
     ):
         assert {path.name for path in (ROOT / folder).iterdir() if path.name != "__pycache__"} == {package}
+
+
+def test_export_without_its_extra_says_what_to_install() -> None:
+    """The export's command is there in every installation; where torch is not, it names the extra and shows no traceback."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "lookwire_export", "--help"], capture_output=True, text=True, check=False
+    )
+
+    assert asked.returncode == 1
+    assert (
+        asked.stderr
+        == "lookwire-export: No module named 'torch'; install what it needs: pip install 'lookwire[export]'\n"
+    )

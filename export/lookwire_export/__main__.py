@@ -13,16 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+try:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-from lookwire_export import repository, sources
-from lookwire_export.encoder import ExportedEncoder, Progress
-from lookwire_export.gate import Report, measure
-from lookwire_export.manifest import Figure
-from lookwire_export.precision import PRECISIONS
-from lookwire_export.reference import ExportError, Reference
+    from lookwire_export import repository, sources
+    from lookwire_export.encoder import ExportedEncoder, Progress
+    from lookwire_export.gate import Report, measure
+    from lookwire_export.manifest import Figure
+    from lookwire_export.precision import PRECISIONS
+    from lookwire_export.reference import ExportError, Reference
+except ModuleNotFoundError as error:
+    # The command is installed with the client and the server too, which have none of what it needs.
+    raise SystemExit(f"lookwire-export: {error}; install what it needs: pip install 'lookwire[export]'") from None
 
 console = Console(stderr=True)
 

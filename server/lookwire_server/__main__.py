@@ -10,6 +10,7 @@ from lookwire_server import log
 from lookwire_server.app import serve
 from lookwire_server.command_line import WrongCommandLine, parse
 from lookwire_server.encoding.backend import EncoderBackend
+from lookwire_server.encoding.encoder import TextCache
 from lookwire_server.encoding.images import ImageDecoder, ImageLimits
 from lookwire_server.errors import LookwireError
 from lookwire_server.models.backends.ensemble import EnsembleBackend
@@ -51,7 +52,7 @@ def check(arguments: list[str]) -> int:
         return check_repository(
             Path(arguments[0]),
             {
-                "encoder": EncoderBackend(decoder, settings.max_text_bytes, settings.allow_ungated),
+                "encoder": EncoderBackend(decoder, settings.max_text_bytes, settings.allow_ungated, TextCache(0)),
                 "ensemble": EnsembleBackend(),
                 "identity": IdentityBackend(),
             },

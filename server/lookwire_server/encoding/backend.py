@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -31,7 +31,7 @@ class EncoderBackend:
     decoder: ImageDecoder
     max_text_bytes: int
     allow_ungated: bool
-    cache: TextCache = field(default_factory=lambda: TextCache(0))
+    cache: TextCache
 
     async def load(self, config: ModelConfig, version: int, directory: Path, repository: Repository) -> Model:
         manifest = await asyncio.to_thread(read, directory)
