@@ -1,7 +1,12 @@
 """`lookwire-server`: reads the settings, sets up the log, and serves; `lookwire-server check` reads a repository only."""
 
+import os
 import sys
 from pathlib import Path
+
+# Products of matrices are small here. OpenBLAS would split them among threads of its own, which go on spinning for a while on
+# the cores that inference needs; it reads this when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import structlog
 import uvloop

@@ -7,7 +7,7 @@
     ├── NotFound               a named encoder, model, collection or item does not exist
     ├── AlreadyExists          a name is taken
     ├── FailedPrecondition     the request is well formed, the state does not allow it
-    ├── QueueFull              a bounded queue has no room
+    ├── QueueFull              a bounded queue has no room, or not in time
     ├── QueueTimeout           a request waited longer in a queue than its model allows
     ├── Overloaded             the requests in flight hold as many bytes as the server allows
     ├── DeadlineExceeded       nobody waits for the answer any more
@@ -22,23 +22,31 @@
 message. `rpc/guard.py` turns these into statuses; any other exception is logged and answered as INTERNAL with a fixed text.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class LookwireError(Exception):
     """An expected error: its message is safe to show to the caller.
 
-    `field` is the path of the request's field that is at fault, e.g. `items[3].payload`; empty if none is.
+    `field` is the path of the request's field that is at fault, e.g. `items[3].payload`; empty if none is. `retry_after` is the
+    number of seconds after which the same request may succeed; None if it will fail again.
     """
 
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "INTERNAL"
+    retry_after: float | None = None
 
     def __init__(self, message: str, *, field: str = "", **metadata: object) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
         self.metadata = {key: str(value) for key, value in metadata.items()}
+
+    def at(self, field: str, prefix: str = "") -> Self:
+        """The same error of this field, with something before its message."""
+        error = type(self)(prefix + self.message, field=field, **self.metadata)
+        error.retry_after = self.retry_after
+        return error
 
 
 class InvalidArgument(LookwireError):
@@ -72,6 +80,7 @@ class FailedPrecondition(LookwireError):
 class QueueFull(LookwireError):
     code = "RESOURCE_EXHAUSTED"
     reason = "QUEUE_FULL"
+    retry_after = 1.0
 
 
 class QueueTimeout(LookwireError):
@@ -82,6 +91,7 @@ class QueueTimeout(LookwireError):
 class Overloaded(LookwireError):
     code = "RESOURCE_EXHAUSTED"
     reason = "OVERLOADED"
+    retry_after = 1.0
 
 
 class DeadlineExceeded(LookwireError):

@@ -251,12 +251,12 @@ class Settings(BaseSettings):
 
     @property
     def inference_threads(self) -> int:
-        """Threads of one onnxruntime session: with decoding and search, about one a core in all."""
-        return max(1, self.cores // 2)
+        """Threads of all onnxruntime sessions of a model: one a core. Their priority is low: what feeds them goes first."""
+        return self.cores
 
     @property
     def decode_threads(self) -> int:
-        """Threads that decode images."""
+        """Threads that decode images of each lane."""
         return max(1, self.cores // 2)
 
     @property

@@ -79,6 +79,9 @@ class Wrapper:
         self.statistics = Statistics()
         self._inner = inner
 
+    def check_wait(self, deadline: float | None) -> None:
+        self._inner().check_wait(deadline)
+
     async def infer(self, request: Request) -> Response:
         return await self._inner().infer(request)
 

@@ -91,6 +91,35 @@ async def test_batch_forms_while_the_model_is_busy() -> None:
     assert served.statistics.success.count == 7
 
 
+class Concurrent(StackedSession):
+    """A session that takes a batch of each lane at once."""
+
+    concurrent = True
+
+
+async def test_bulk_work_holds_up_no_interactive_work() -> None:
+    """Where a session takes both lanes at once, an interactive request is answered while a bulk batch is executed."""
+    gate = threading.Event()
+    config = from_message(text_format.Parse(CONFIG % "", model_config_pb2.ModelConfig()))
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if inputs["x"][0, 0] == 1:
+            gate.wait(10)
+        return {"y": 2 * inputs["x"][:, :1]}
+
+    served = Batcher(config, 1, [Concurrent(config, run)], Metrics(), pytest.fail)
+    bulk = asyncio.create_task(served.infer(request([1], lane=Lane.BULK)))
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        interactive = await served.infer(request([5]))
+        assert not bulk.done()
+        gate.set()
+        answers = [interactive, await bulk]
+        await served.close()
+
+    assert [int(answer.outputs["y"][0, 0]) for answer in answers] == [10, 2]
+
+
 async def test_padding_goes_to_the_longest_bucket() -> None:
     """Rows of unequal lengths share a batch, padded to the bucket of the longest."""
     session = Doubler()

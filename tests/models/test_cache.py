@@ -33,6 +33,9 @@ class Counting:
         self.gate = asyncio.Event()
         self.gate.set()
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Never refuses."""
+
     async def infer(self, request: Request) -> Response:
         self.asked += 1
         await self.gate.wait()

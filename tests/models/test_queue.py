@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from lookwire_server.errors import QueueFull
 from lookwire_server.models.config import from_message
 from lookwire_server.models.model import Lane, Request
-from lookwire_server.models.queue import PATIENCE, Pending, Queue
+from lookwire_server.models.queue import PATIENCE, QUEUE_SHARE, TIME_SLICE, Pending, Queue
 
 CONFIG = """
 name: "any" backend: "test" max_batch_size: %d
@@ -110,6 +110,90 @@ def test_request_over_the_token_limit_goes_alone() -> None:
     huge = pending(4, length=77)
 
     assert taken(filled(make(rows=64, tokens=64), huge)) == [huge]
+
+
+def knowing(queue: Queue, fixed: float, slope: float) -> Queue:
+    """The queue, which knows what executions cost."""
+    for cost in queue.costs.values():
+        for size in (1, 100):
+            cost.learn(size, fixed + slope * size)
+    return queue
+
+
+def test_lengths_are_kept_apart_where_padding_costs_more() -> None:
+    """Texts of another length join while their padding costs less than an execution of their own; the others stay in order."""
+    queue = knowing(make(rows=64), fixed=10.0, slope=1.0)
+    first, near, far, same, longer = (pending(3, length=length) for length in (12, 10, 6, 12, 13))
+    filled(queue, first, near, far, same, longer)
+
+    assert taken(queue) == [first, near, same, longer]
+    assert taken(queue) == [far]
+
+
+def test_many_rows_are_not_padded_for_a_few() -> None:
+    """One long text does not lengthen a batch of many short ones; the oldest always goes."""
+    queue = knowing(make(rows=64), fixed=10.0, slope=1.0)
+    short, long = pending(20, length=8), pending(1, length=9)
+
+    assert taken(filled(queue, short, long)) == [short]
+    assert taken(queue) == [long]
+
+
+def test_lengths_share_where_nothing_is_known() -> None:
+    """Before anything is known of the costs, all lengths share a batch."""
+    short, long = pending(20, length=8), pending(1, length=77)
+
+    assert taken(filled(make(rows=64), short, long)) == [short, long]
+
+
+def test_bulk_batch_keeps_to_its_time_slice() -> None:
+    """A bulk batch has as many rows as its time slice has time for, at least one; an interactive batch all there are."""
+    queue = knowing(make(rows=64), fixed=0.0, slope=TIME_SLICE / 4)
+    bulk = pending(9, Lane.BULK)
+    filled(queue, bulk)
+
+    sizes = [queue.take(0.0, Lane.BULK)[0][0].stop for _ in range(3)]
+    slow = knowing(make(rows=64), fixed=1.0, slope=TIME_SLICE)
+    piece = filled(slow, pending(5, Lane.BULK)).take(0.0, Lane.BULK)[0][0]
+    everything = filled(slow, pending(5)).take(0.0)[0][0]
+
+    assert sizes == [4, 8, 9]
+    assert (piece.stop, everything.stop) == (1, 5)
+
+
+def test_lanes_are_taken_apart() -> None:
+    """An instance of one lane gets nothing of the other."""
+    bulk, interactive = pending(1, Lane.BULK), pending(3)
+    queue = filled(make(), bulk, interactive)
+
+    assert [piece.pending for piece in queue.take(0.0, Lane.BULK)[0]] == [bulk]
+    assert not queue.waits(Lane.BULK)
+    assert [piece.pending for piece in queue.take(0.0, Lane.INTERACTIVE)[0]] == [interactive]
+
+
+def test_request_that_cannot_be_served_in_time_is_refused() -> None:
+    """An interactive request is refused if the work before it takes too much of the time its caller waits, and told how long."""
+    queue = knowing(make(rows=64), fixed=0.0, slope=0.01)
+    filled(queue, pending(50), pending(1, Lane.BULK, deadline=10.0))
+
+    with pytest.raises(QueueFull, match=r"will take 0\.50 s.* has 0\.90 s left") as refused:
+        queue.add(pending(1, deadline=0.9))
+    queue.add(pending(1, Lane.BULK, deadline=0.9))
+    queue.add(pending(1, deadline=0.5 / QUEUE_SHARE + 0.1))
+    queue.add(pending(1))
+
+    assert refused.value.retry_after == pytest.approx(0.5)
+    assert len(queue) == 5
+
+
+def test_higher_priority_does_not_wait_for_lower() -> None:
+    """Only what goes before a request makes it late."""
+    queue = knowing(make("priority_levels: 2 default_priority_level: 2", rows=64), fixed=0.0, slope=0.01)
+    filled(queue, pending(50, priority=2))
+
+    queue.add(pending(1, priority=1, deadline=0.1))
+    with pytest.raises(QueueFull):
+        queue.add(pending(1, priority=2, deadline=0.1))
 
 
 def test_unequal_shapes_do_not_share_a_batch() -> None:

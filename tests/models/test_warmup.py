@@ -31,6 +31,7 @@ class Recorder:
     """A session that keeps what it is asked, and fails if it has a failure to raise or to answer with."""
 
     immediate = False
+    concurrent = False
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.requests: list[Request] = []

@@ -122,7 +122,8 @@ def test_overload_is_refused_at_the_door(tmp_path: Path) -> None:
 
         async def flood() -> list[object]:
             async with AsyncClient(server.address) as client:
-                calls = [client.embed(images=[image]) for _ in range(16)]
+                # The client would try again after the second that it is told.
+                calls = [client.embed(images=[image], timeout=0.9) for _ in range(16)]
                 return await asyncio.gather(*calls, return_exceptions=True)
 
         for outcome in asyncio.run(flood()):

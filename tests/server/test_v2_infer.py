@@ -275,6 +275,9 @@ class Recorder:
     def ready(self) -> bool:
         return True
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Never refuses."""
+
     async def infer(self, request: Request) -> Response:
         self.request = request
         parameters: dict[str, Parameter] = {"flag": True, "count": 3, "ratio": 0.5, "word": "x"}

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 
+from lookwire_server.errors import QueueFull
 from lookwire_server.models import config_file
 from lookwire_server.models.model import Lane, Request, Response
 from lookwire_server.models.statistics import Statistics
@@ -11,7 +12,7 @@ from tests.conftest import MODEL_REPOSITORY
 
 
 class Tower:
-    """A text tower that answers when its gate is open, with unit vectors, or with `failure`."""
+    """A text tower that answers when its gate is open, with unit vectors, or with `failure`; it refuses while it is `full`."""
 
     def __init__(self) -> None:
         self.config = config_file.read(MODEL_REPOSITORY / "garments-text")
@@ -19,9 +20,14 @@ class Tower:
         self.statistics = Statistics()
         self.lanes: list[Lane] = []
         self.cancelled = 0
+        self.full = False
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def check_wait(self, deadline: float | None) -> None:
+        if self.full:
+            raise QueueFull("too much waits")
 
     async def infer(self, request: Request) -> Response:
         self.lanes.append(request.lane)

@@ -188,7 +188,9 @@ class Encoder:
         try:
             if self._image is None:
                 raise InvalidArgument(f"encoder '{self.name}' has no image tower; it takes texts only")
-            pixels = await self._image.decoder.pixels(image, self._image.rules)
+            if job.lane is Lane.INTERACTIVE:
+                self._image.model.check_wait(job.deadline)
+            pixels = await self._image.decoder.pixels(image, self._image.rules, job.lane)
         except InvalidArgument as error:
             job.answer.errors[index] = error
             return
@@ -224,6 +226,8 @@ class Encoder:
             self._hits.inc(hits)
         # Its own work first: two calls that wait for each other have then both done theirs.
         if new:
+            if job.lane is Lane.INTERACTIVE:
+                tower.model.check_wait(job.deadline)
             self._misses.inc(len(new))
             with Flight(self._flights[job.lane], new) as flight:
                 made = await self._make(tower, list(new), job.lane, job.deadline)
@@ -292,6 +296,9 @@ class Encoder:
 
         await together([infer(indexes, tokens) for indexes, tokens in tower.by_length(range(len(texts)), ids)])
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Nothing: `embed` has its towers refuse before it decodes and tokenises."""
+
     async def infer(self, request: Request) -> Response:
         """The V2 face: one of TEXT and IMAGE, BYTES of shape [rows, 1], to EMBEDDING, FP32 of shape [rows, dimension]."""
         started = time.monotonic()
@@ -303,7 +310,7 @@ class Encoder:
                 )
             embedded = await self.embed(self._contents(request.inputs), lane=request.lane, deadline=request.deadline)
             for index, error in sorted(embedded.errors.items()):
-                raise type(error)(f"row {index}: {error.message}", field=error.field, **error.metadata)
+                raise error.at(error.field, f"row {index}: ")
         except BaseException as error:
             self.statistics.failed(error, time.monotonic() - started)
             raise

@@ -87,7 +87,7 @@ class Prompts:
             field, what = f"groups[{group}].labels[{number}].prompts[{which}]", f"label '{of.name}'"
         else:
             field, what = f"groups[{group}].templates[{which}]", f"template {which} with label '{of.name}'"
-        return type(error)(f"{what}: {error.message}", field=field, **error.metadata)
+        return error.at(field, f"{what}: ")
 
     def _place(self, label: int) -> tuple[int, int]:
         """The set of a label, and its number there."""

@@ -14,7 +14,7 @@ from lookwire_server.errors import DeadlineExceeded, LookwireError, ModelFailure
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.instance import Instance
-from lookwire_server.models.model import Request, Response, check
+from lookwire_server.models.model import Lane, Request, Response, check
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.queue import Pending, Piece, Queue
 from lookwire_server.models.session import Execution, Session
@@ -69,10 +69,16 @@ class Batcher:
             gauge = metrics.queue_rows.labels(*labels, lane)
             gauge.set_function(partial(self._queue.rows.__getitem__, lane))
         self._instances = [
-            Instance(f"{config.name}-{number}", session, self._executed, self._died)
+            Instance(
+                "-".join(filter(None, (config.name, str(number), lane))), session, lane, self._executed, self._died
+            )
             for number, session in enumerate(sessions)
+            for lane in (tuple(Lane) if session.concurrent else (None,))
         ]
-        self._idle = list(reversed(self._instances))
+        # The free instances of each lane, or of both where they share one.
+        self._idle: dict[Lane | None, list[Instance]] = {}
+        for instance in reversed(self._instances):
+            self._idle.setdefault(instance.lane, []).append(instance)
         self._running: dict[Instance, list[Piece]] = {}
 
     async def infer(self, request: Request) -> Response:
@@ -91,6 +97,14 @@ class Batcher:
             raise
         self.statistics.success.add(time.monotonic() - started)
         return response
+
+    def check_wait(self, deadline: float | None) -> None:
+        if deadline is not None:
+            try:
+                self._queue.check_wait(deadline - time.monotonic())
+            except QueueFull:
+                self._rejected["queue_full"].inc()
+                raise
 
     def _enqueue(self, request: Request, now: float) -> Pending:
         rows = check(self.config, request.inputs)
@@ -125,19 +139,23 @@ class Batcher:
         if self._hold > len(self._queue) and not self._closing:
             return
         self._hold = 0
-        while self._idle and len(self._queue):
-            now = time.monotonic()
-            pieces, expired, wait = self._queue.take(now, at_once=self._closing)
-            for pending in expired:
-                self._left(pending)
-                self._rejected["deadline"].inc()
-                self._answer(pending, DeadlineExceeded("the deadline passed while the request waited in the queue"))
-            if pieces:
-                self._execute(self._idle.pop(), pieces, now)
-            elif wait < math.inf:
-                self._timer = self._loop.call_later(late(wait), self._dispatch)
-                break
-        if self._closing and len(self._idle) == len(self._instances):
+        soonest = math.inf
+        for lane, idle in self._idle.items():
+            while idle and self._queue.waits(lane):
+                now = time.monotonic()
+                pieces, expired, wait = self._queue.take(now, lane, at_once=self._closing)
+                for pending in expired:
+                    self._left(pending)
+                    self._rejected["deadline"].inc()
+                    self._answer(pending, DeadlineExceeded("the deadline passed while the request waited in the queue"))
+                if pieces:
+                    self._execute(idle.pop(), pieces, now)
+                elif wait < math.inf:
+                    soonest = min(soonest, wait)
+                    break
+        if soonest < math.inf:
+            self._timer = self._loop.call_later(late(soonest), self._dispatch)
+        if self._closing and sum(map(len, self._idle.values())) == len(self._instances):
             self._drained.set()
 
     def _execute(self, instance: Instance, pieces: list[Piece], now: float) -> None:
@@ -162,7 +180,7 @@ class Batcher:
     def _finish(self, instance: Instance, outcome: Execution | Exception) -> None:
         """Answers the requests of a batch; its instance is free."""
         pieces = self._running.pop(instance)
-        self._idle.append(instance)
+        self._idle[instance.lane].append(instance)
         failure = ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
         try:
             if isinstance(outcome, Exception):
@@ -170,6 +188,8 @@ class Batcher:
             if len(outcome.answers) != len(pieces):
                 raise RuntimeError(f"{len(outcome.answers)} answers to {len(pieces)} requests")
             self._count(pieces, outcome)
+            if not instance.immediate:
+                self._learn(pieces, outcome.infer_seconds)
         except Exception:
             log.exception("model execution failed", model=self.config.name, version=self.version, requests=len(pieces))
             for piece in pieces:
@@ -196,6 +216,11 @@ class Batcher:
             waited = pending.began - pending.enqueued
             self.statistics.queue.add(waited)
             self._queue_seconds.observe(waited)
+
+    def _learn(self, pieces: list[Piece], seconds: float) -> None:
+        rows = sum(piece.stop - piece.start for piece in pieces)
+        longest = max(piece.pending.length for piece in pieces)
+        self._queue.costs[pieces[0].pending.request.lane].learn(rows * longest, seconds)
 
     def _collect(self, piece: Piece, execution: Execution, number: int) -> None:
         """Keeps the answer of one piece; the request is answered when all its rows are, or when a piece failed."""
@@ -272,8 +297,8 @@ class Batcher:
         for piece in self._running.pop(instance, []):
             self._answer(piece.pending, stopping)
         self._instances.remove(instance)
-        if instance in self._idle:
-            self._idle.remove(instance)
+        if instance in (idle := self._idle[instance.lane]):
+            idle.remove(instance)
         for pending in self._queue.drain():
             self._left(pending)
             self._rejected["shutdown"].inc()

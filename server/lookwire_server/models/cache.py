@@ -101,6 +101,9 @@ class CachedModel:
         self.statistics.cache_miss.add(looked_up + time.perf_counter() - answered)
         return response
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Nothing: an answer may be kept."""
+
     async def close(self) -> None:
         """Drops the model's answers, and closes it."""
         self._closing = True

@@ -64,6 +64,12 @@ class Model(Protocol):
     async def infer(self, request: Request) -> Response:
         """Answers one request; raises a LookwireError that says why it can't."""
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Raises QueueFull if an interactive request that came now would be refused because it could not be answered in time.
+
+        For work that is done before `infer`: what will be refused needs none.
+        """
+
     async def close(self) -> None:
         """Takes no more requests, finishes the work in hand, then gives back threads and memory."""
 

@@ -1,18 +1,26 @@
 """The queue of a batcher: which waiting requests make the next batch, and when. Pure policy: no clock, no threads, no I/O."""
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
 from lookwire_server.models.config import ModelConfig, QueuePolicy
+from lookwire_server.models.cost import Cost
 from lookwire_server.models.model import Lane, Parameter, Request, Response, Tensor
 
 # After this many batches that left waiting bulk work out, the next batch starts with it: bulk cannot starve.
 PATIENCE = 8
+# A bulk batch is to hold an instance no longer: 0.2 s of a ViT-B/32 on 2 cores are 4 images, which run as fast as more do.
+TIME_SLICE = 0.2
+# Of the time that its caller will wait, an interactive request may spend this share in the queue. The rest is for what is not
+# foreseen, and a queue this short is soon worked off. Bulk requests are large: most of what they wait for is their own.
+QUEUE_SHARE = 0.5
+# Where lengths differ, a batch is put together from this many times its rows at most, the oldest.
+WINDOW = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +51,11 @@ class Pending:
     timer: asyncio.TimerHandle | None = None
     outcome: Response | LookwireError | None = None
 
+    @property
+    def size(self) -> int:
+        """What still waits of it, in rows times length."""
+        return (self.rows - self.taken) * self.length
+
     def __post_init__(self) -> None:
         self.deadline = inf if self.request.deadline is None else self.request.deadline
         self.nbytes = sum(tensor.nbytes for tensor in self.request.inputs.values())
@@ -66,10 +79,14 @@ class Piece:
 
 
 class Level:
-    """One priority level, first in first out; those that waited too long under timeout action DELAY come last."""
+    """One priority level, first in first out; those that waited too long under timeout action DELAY come last.
+
+    `size` is that of all that wait in it.
+    """
 
     def __init__(self, policy: QueuePolicy) -> None:
         self.policy = policy
+        self.size = 0
         self.waiting: OrderedDict[Pending, None] = OrderedDict()
         self.delayed: OrderedDict[Pending, None] = OrderedDict()
 
@@ -78,9 +95,13 @@ class Level:
 
 
 class Queue:
-    """The priority levels of a model, 1 the highest, and the bulk lane below them all; bounded by rows and bytes."""
+    """The priority levels of a model, 1 the highest, and the bulk lane below them all; bounded by rows and bytes.
+
+    `costs` is what executions of each lane cost, for whoever executes them to teach.
+    """
 
     def __init__(self, config: ModelConfig, max_rows: int, max_bytes: int, max_tokens: int = 0) -> None:
+        self.costs = {lane: Cost() for lane in Lane}
         self.max_rows = max_rows
         self.max_bytes = max_bytes
         self.rows = dict.fromkeys(Lane, 0)
@@ -88,6 +109,7 @@ class Queue:
         self._config = config
         self._dynamic = config.dynamic_batching
         self._batch_rows = max(1, config.max_batch_size)
+        self._instances = max(1, config.instances)
         self._max_tokens = max_tokens
         self._preferred = frozenset(config.preferred_batch_sizes)
         self._max_preferred = max(config.preferred_batch_sizes, default=self._batch_rows)
@@ -102,6 +124,7 @@ class Queue:
         parts = [part for level in self._levels for part in (level.waiting, level.delayed)]
         self._in_order = parts
         self._bulk_first = parts[-2:] + parts[:-2]
+        self._parts = {Lane.INTERACTIVE: parts[:-2], Lane.BULK: parts[-2:]}
         self._passed_over = 0
         self._requests = 0
 
@@ -111,7 +134,8 @@ class Queue:
     def add(self, pending: Pending) -> float:
         """Appends a request to its level and returns its longest wait in seconds, infinite if it has none.
 
-        Raises QueueFull if a bound would be exceeded; a request that exceeds the bounds alone is taken into an empty queue.
+        Raises QueueFull if a bound would be exceeded, or if what goes before an interactive request will take too much of the
+        time that its caller waits; a request that exceeds the bounds alone is taken into an empty queue.
         """
         request = pending.request
         pending.level = self._level(request)
@@ -132,7 +156,10 @@ class Queue:
                 rows=rows,
                 max_rows=self.max_rows,
             )
+        if pending.deadline < inf and request.lane is Lane.INTERACTIVE:
+            self.check_wait(pending.deadline - pending.enqueued, pending.level)
         level.waiting[pending] = None
+        level.size += pending.size
         self._requests += 1
         self.rows[request.lane] += pending.rows
         self.nbytes += pending.nbytes
@@ -140,6 +167,23 @@ class Queue:
         if request.timeout > 0 and policy.allow_override:
             wait = min(wait, request.timeout)
         return wait
+
+    def check_wait(self, left: float, level: int | None = None) -> None:
+        """Raises QueueFull if an interactive request of the level, or the default one, would wait too long.
+
+        `left` is the number of seconds that its caller waits.
+        """
+        if level is None:
+            level = max(0, self._config.default_priority - 1)
+        size = sum(each.size for each in self._levels[: level + 1])
+        wait = self.costs[Lane.INTERACTIVE].seconds(size) / self._instances if size else 0.0
+        if wait > QUEUE_SHARE * left:
+            refusal = QueueFull(
+                f"what waits for model '{self._config.name}' will take {wait:.2f} s, too long for a request that has "
+                f"{max(0.0, left):.2f} s left; try again later, or wait longer"
+            )
+            refusal.retry_after = wait
+            raise refusal
 
     def _level(self, request: Request) -> int:
         if request.lane is Lane.BULK:
@@ -165,34 +209,44 @@ class Queue:
         for part in (level.waiting, level.delayed):
             if pending in part:
                 del part[pending]
+                level.size -= pending.size
                 self._requests -= 1
                 self.rows[pending.request.lane] -= pending.rows - pending.taken
                 self.nbytes -= pending.nbytes
                 return True
         return False
 
-    def take(self, now: float, *, at_once: bool = False) -> tuple[list[Piece], list[Pending], float]:
+    def waits(self, lane: Lane | None) -> bool:
+        """Whether there is something to take."""
+        return self._requests > 0 if lane is None else self.rows[lane] > 0
+
+    def take(
+        self, now: float, lane: Lane | None = None, *, at_once: bool = False
+    ) -> tuple[list[Piece], list[Pending], float]:
         """The next batch, the requests found past their deadline on the way, and the seconds to wait if no batch is due.
 
-        What is returned has left the queue. A batch is a prefix of the queue of equal shapes. It goes at once unless
-        `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred size, when it cannot grow (the
-        next request has another shape or does not fit), or when its oldest request has waited that long (Triton's rule).
+        What is returned has left the queue. A batch is a prefix of the queue of equal shapes, or, with a lane, of what waits
+        in that; where requests are padded, those are passed over that would cost more in padding than apart. It goes at once
+        unless `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred size, when it cannot grow
+        (the next request has another shape or does not fit), or when its oldest request has waited that long (Triton's rule).
         Without a delay, or `at_once`, the largest preferred size that the prefix makes goes, or all of it if it makes
-        none. A request of more rows than a batch is taken in pieces.
+        none. A request of more rows than a batch is taken in pieces; a batch of bulk work is no larger than its time slice.
         """
         chosen: list[tuple[Pending, int]] = []
         late: list[Pending] = []
-        rows = length = preferred = 0
+        rows = length = preferred = most = 0
         blocked = False
-        for pending in chain(*(self._bulk_first if self._passed_over >= PATIENCE else self._in_order)):
+        for pending in self._candidates(lane):
             if pending.deadline <= now:
                 late.append(pending)
                 continue
-            size = min(pending.rows - pending.taken, self._batch_rows)
+            if not chosen:
+                most = self._most(pending)
+            size = min(pending.rows - pending.taken, most)
             if chosen:
                 if not preferred and rows + size > self._max_preferred:
                     preferred = len(chosen)
-                if not self._fits(pending, chosen[0][0], rows + size, length):
+                if rows + size > most or not self._fits(pending, chosen[0][0], rows + size, length):
                     blocked = True
                     break
             chosen.append((pending, size))
@@ -200,7 +254,7 @@ class Queue:
             length = max(length, pending.length)
             if rows in self._preferred:
                 preferred = len(chosen)
-            if rows >= self._batch_rows:
+            if rows >= most:
                 break
         for pending in late:
             self.discard(pending)
@@ -215,11 +269,26 @@ class Queue:
                 return [], late, left
         return self._leave(chosen), late, 0.0
 
+    def _candidates(self, lane: Lane | None) -> Iterable[Pending]:
+        """What may go next, in order."""
+        parts = self._bulk_first if self._passed_over >= PATIENCE else self._in_order
+        waiting = chain(*(parts if lane is None else self._parts[lane]))
+        overhead = self.costs[lane or Lane.INTERACTIVE].overhead
+        if overhead == inf:
+            return waiting
+        return of_like_length(list(islice(waiting, WINDOW * self._batch_rows)), overhead)
+
+    def _most(self, first: Pending) -> int:
+        """The rows that a batch may have which begins with this request."""
+        if first.request.lane is not Lane.BULK:
+            return self._batch_rows
+        slice_rows = self.costs[Lane.BULK].size(TIME_SLICE) / first.length
+        return int(min(self._batch_rows, max(1, slice_rows)))
+
     def _fits(self, pending: Pending, first: Pending, rows: int, length: int) -> bool:
         """Whether a batch that starts with `first` may grow by `pending`, to `rows` rows."""
         return (
             self._dynamic
-            and rows <= self._batch_rows
             and pending.shape == first.shape
             and not (self._max_tokens and rows * max(length, pending.length) > self._max_tokens)
         )
@@ -233,6 +302,7 @@ class Queue:
                 pending.taken = pending.rows
             else:
                 self.rows[pending.request.lane] -= size
+                self._levels[pending.level].size -= size * pending.length
                 pending.taken = piece.stop
             pieces.append(piece)
         if len(self._bulk) and not any(pending.request.lane is Lane.BULK for pending, _ in chosen):
@@ -247,3 +317,33 @@ class Queue:
         for pending in everything:
             self.discard(pending)
         return everything
+
+
+def of_like_length(waiting: Sequence[Pending], overhead: float) -> Sequence[Pending]:
+    """Those, in order, that cost less in a batch with the first than in one of their own.
+
+    Requests of the nearest length join while the padding that they bring costs less than `overhead`, the size whose execution
+    costs as much as the beginning of another.
+    """
+    rows: Counter[int] = Counter()
+    for pending in waiting:
+        rows[pending.length] += pending.rows - pending.taken
+    if len(rows) < 2:
+        return waiting
+    longest = waiting[0].length
+    joined = {longest}
+    together = rows[longest]
+    lengths = sorted(rows)
+    place = lengths.index(longest)
+    for length in reversed(lengths[:place]):
+        if rows[length] * (longest - length) > overhead:
+            break
+        joined.add(length)
+        together += rows[length]
+    for length in lengths[place + 1 :]:
+        if together * (length - longest) > overhead:
+            break
+        joined.add(length)
+        together += rows[length]
+        longest = length
+    return [pending for pending in waiting if pending.length in joined]

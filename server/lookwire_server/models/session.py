@@ -37,14 +37,18 @@ class Session(Protocol):
     """One serial execution lane of a model: one instance.
 
     `immediate` says that an execution takes less time than handing it to a thread: it computes nothing and waits for nothing.
-    It is then executed on the event loop.
+    It is then executed on the event loop. `concurrent` says that two threads may execute at once, each a batch of one lane, and
+    that the system's priorities then decide whose goes faster.
     """
 
     @property
     def immediate(self) -> bool: ...
 
+    @property
+    def concurrent(self) -> bool: ...
+
     def execute(self, requests: Sequence[Request]) -> Execution:
-        """Answers a batch, one request or more; called from one thread, always the same."""
+        """Answers a batch, one request or more; called from one thread, always the same, unless it is `concurrent`."""
 
     def close(self) -> None:
         """Gives back what the instance holds; called once, when nothing is executing."""
@@ -59,6 +63,7 @@ class StackedSession:
     """
 
     immediate = False
+    concurrent = False
 
     def __init__(self, config: ModelConfig, run: Run) -> None:
         self._batched = config.max_batch_size > 0

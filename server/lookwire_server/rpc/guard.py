@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import Histogram
@@ -31,7 +33,7 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
 def to_status(error: LookwireError) -> status_pb2.Status:
-    """google.rpc.Status of an error: code, message, ErrorInfo, and the field at fault as a BadRequest."""
+    """google.rpc.Status of an error: code, message, ErrorInfo, the field at fault as a BadRequest, and when to try again."""
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
@@ -39,10 +41,14 @@ def to_status(error: LookwireError) -> status_pb2.Status:
     )
     message = cut(error.message, MAX_MESSAGE)
     field = cut(error.field, MAX_METADATA)
-    details = [info]
+    details: list[Message] = [info]
     if field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(error.retry_after * 1e3)))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())

@@ -77,7 +77,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         for position, error in sorted(embedded.errors.items()):
             index = positions[position]
             kind = "text" if isinstance(sources[index], str) else "image"
-            raise type(error)(error.message, field=f"items[{index}].{kind}", **error.metadata)
+            raise error.at(f"items[{index}].{kind}")
         vectors[positions] = embedded.vectors
         return vectors, embedded.times
 

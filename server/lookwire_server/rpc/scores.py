@@ -30,8 +30,7 @@ def of_pairs(embedded: Embedded, pairs: Sequence[tuple[int, int]], rule: ScoreRu
     for index, pair in enumerate(pairs):
         for side, row in zip(("first", "second"), pair, strict=True):
             if error := embedded.errors.get(row):
-                at = type(error)(error.message, field=f"pairs[{index}].{side}", **error.metadata)
-                reply.errors.add(index=index, status=to_status(at))
+                reply.errors.add(index=index, status=to_status(error.at(f"pairs[{index}].{side}")))
                 break
     scored = np.ones(len(pairs), np.bool_)
     scored[[error.index for error in reply.errors]] = False

@@ -73,7 +73,7 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
                 content = query.text if kind == "text" else query.image
                 embedded = await encoder.embed([content], deadline=resolution.deadline)
                 for error in embedded.errors.values():
-                    raise type(error)(error.message, field=at, **error.metadata)
+                    raise error.at(at)
                 for stage in ("decode", "tokenise", "queue", "infer"):
                     slowest = max(getattr(resolution.times, stage), getattr(embedded.times, stage))
                     setattr(resolution.times, stage, slowest)

@@ -50,6 +50,9 @@ class Ensemble:
         self._closing = False
         self._drained = asyncio.Event()
 
+    def check_wait(self, deadline: float | None) -> None:
+        """Nothing: each step's model refuses for itself."""
+
     async def infer(self, request: Request) -> Response:
         """Executes the steps that the outputs asked for need; the first error of one ends the others, and is the answer."""
         started = time.monotonic()

@@ -42,6 +42,8 @@ class IdentityBackend:
 class IdentitySession:
     """One instance. It stacks nothing: every request is answered with its own tensors."""
 
+    concurrent = False
+
     def __init__(self, config: ModelConfig, pairs: Sequence[tuple[str, str]], delay: float) -> None:
         self._pairs = pairs
         self._delay = delay

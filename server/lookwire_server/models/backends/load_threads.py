@@ -1,4 +1,8 @@
-"""The threads that open, initialize and warm up models: apart from the default executor's, which requests need."""
+"""The threads that open, initialize and warm up models: apart from the default executor's, which requests need.
+
+They have the lowest priority, as the threads of an onnxruntime session then have, which inherit that of the one that opens it:
+the thread that executes a batch does what they do not come to.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
+from lookwire_server.models.instance import lower_priority
+from lookwire_server.models.model import Lane
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # As many as Triton has by default (--model-load-thread-count).
 THREADS = 4
-POOL = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
+POOL = ThreadPoolExecutor(THREADS, "load", lower_priority, (Lane.BULK,))
 
 
 async def in_load_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

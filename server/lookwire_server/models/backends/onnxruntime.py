@@ -32,7 +32,7 @@ SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntimeBackend:
-    """Loads ONNX graphs. `threads` is the number of intra-op threads of a session whose config names none.
+    """Loads ONNX graphs. `threads` is the number of intra-op threads that the sessions of a model share whose config names none.
 
     `default_max_batch_size` is the max_batch_size of a graph that takes batches and whose config says nothing of it; 0
     leaves such a graph without batching.
@@ -88,7 +88,9 @@ class OnnxRuntimeBackend:
 
     def _options(self, config: ModelConfig) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = integer(config, "intra_op_thread_count", self.threads)
+        options.intra_op_num_threads = integer(
+            config, "intra_op_thread_count", max(1, self.threads // config.instances)
+        )
         options.inter_op_num_threads = integer(config, "inter_op_thread_count", 1)
         options.enable_cpu_mem_arena = bool(integer(config, "enable_mem_arena", 1, most=1))
         # Shapes vary by length and batch: plans per shape and an arena that doubles would grow memory for good.
@@ -113,6 +115,8 @@ class OnnxSession:
 
     def __init__(self, config: ModelConfig, session: onnxruntime.InferenceSession) -> None:
         self._session = session
+        # A GPU knows no priorities of threads.
+        self.concurrent = GPU_PROVIDER not in session.get_providers()
         self._stacked = StackedSession(config, self._run)
         self._outputs = [spec.name for spec in config.outputs]
         self._text_inputs = [spec.name for spec in config.inputs if spec.datatype == "BYTES"]

@@ -155,6 +155,7 @@ class PythonSession:
     """One instance: an object of the model's class."""
 
     immediate = False
+    concurrent = False
 
     def __init__(self, config: ModelConfig, directory: Path, arguments: dict[str, str], calls: Calls) -> None:
         self._name = config.name

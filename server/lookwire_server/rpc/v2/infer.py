@@ -81,8 +81,7 @@ class Inference:
             if unreached is not None:  # what reaches its model, the model counts
                 unreached.statistics.failed(error, time.perf_counter() - started)
             if isinstance(error, InvalidArgument | QueueFull):
-                message = f"[request id: {request.id[:MAX_QUOTED] or '<id_unknown>'}] {error.message}"
-                raise type(error)(message, field=error.field, **error.metadata) from error
+                raise error.at(error.field, f"[request id: {request.id[:MAX_QUOTED] or '<id_unknown>'}] ") from error
             raise
         finally:
             uses.release()
