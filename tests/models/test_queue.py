@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from lookwire_server.errors import QueueFull
 from lookwire_server.models.config import from_message
 from lookwire_server.models.model import Lane, Request
-from lookwire_server.models.queue import PATIENCE, QUEUE_SHARE, TIME_SLICE, Pending, Queue
+from lookwire_server.models.queue import PATIENCE, QUEUE_SHARE, TIME_SLICE, WORTH, Pending, Queue
 
 CONFIG = """
 name: "any" backend: "test" max_batch_size: %d
@@ -122,7 +122,7 @@ def knowing(queue: Queue, fixed: float, slope: float) -> Queue:
 
 def test_lengths_are_kept_apart_where_padding_costs_more() -> None:
     """Texts of another length join while their padding costs less than an execution of their own; the others stay in order."""
-    queue = knowing(make(rows=64), fixed=10.0, slope=1.0)
+    queue = knowing(make(rows=64), fixed=0.010, slope=0.001)
     first, near, far, same, longer = (pending(3, length=length) for length in (12, 10, 6, 12, 13))
     filled(queue, first, near, far, same, longer)
 
@@ -132,7 +132,7 @@ def test_lengths_are_kept_apart_where_padding_costs_more() -> None:
 
 def test_many_rows_are_not_padded_for_a_few() -> None:
     """One long text does not lengthen a batch of many short ones; the oldest always goes."""
-    queue = knowing(make(rows=64), fixed=10.0, slope=1.0)
+    queue = knowing(make(rows=64), fixed=0.010, slope=0.001)
     short, long = pending(20, length=8), pending(1, length=9)
 
     assert taken(filled(queue, short, long)) == [short]
@@ -146,19 +146,29 @@ def test_lengths_share_where_nothing_is_known() -> None:
     assert taken(filled(make(rows=64), short, long)) == [short, long]
 
 
-def test_bulk_batch_keeps_to_its_time_slice() -> None:
-    """A bulk batch has as many rows as its time slice has time for, at least one; an interactive batch all there are."""
-    queue = knowing(make(rows=64), fixed=0.0, slope=TIME_SLICE / 4)
-    bulk = pending(9, Lane.BULK)
-    filled(queue, bulk)
+@pytest.mark.parametrize("lane", Lane)
+def test_batch_keeps_to_its_time_slice(lane: Lane) -> None:
+    """A batch has as many rows as the time slice has time for; more only where its beginning costs more than they do."""
+    queue = filled(knowing(make(rows=64), fixed=0.0, slope=TIME_SLICE / 4), pending(9, lane))
+    slow = filled(knowing(make(rows=64), fixed=TIME_SLICE, slope=TIME_SLICE / 2), pending(50, lane))
 
-    sizes = [queue.take(0.0, Lane.BULK)[0][0].stop for _ in range(3)]
-    slow = knowing(make(rows=64), fixed=1.0, slope=TIME_SLICE)
-    piece = filled(slow, pending(5, Lane.BULK)).take(0.0, Lane.BULK)[0][0]
-    everything = filled(slow, pending(5)).take(0.0)[0][0]
+    assert [queue.take(0.0)[0][0].stop for _ in range(3)] == [4, 8, 9]
+    assert slow.take(0.0)[0][0].stop == 2 * WORTH
 
-    assert sizes == [4, 8, 9]
-    assert (piece.stop, everything.stop) == (1, 5)
+
+def test_time_slice_yields_to_the_config() -> None:
+    """A config that says when batches go is obeyed, however long they take."""
+    queue = knowing(make("preferred_batch_size: [8]", rows=16), fixed=0.0, slope=TIME_SLICE)
+
+    assert filled(queue, pending(8)).take(0.0)[0][0].stop == 8
+
+
+def test_first_bulk_batch_is_a_row() -> None:
+    """As long as nothing is known of its cost, bulk work goes row by row, and interactive work all at once."""
+    queue = filled(make(rows=64), pending(5, Lane.BULK), pending(5))
+
+    assert queue.take(0.0, Lane.BULK)[0][0].stop == 1
+    assert queue.take(0.0, Lane.INTERACTIVE)[0][0].stop == 5
 
 
 def test_lanes_are_taken_apart() -> None:

@@ -38,6 +38,11 @@ class Cost:
         self.fixed = min(max(0.0, fixed), sum_y / sum_x)
         self.slope = max((sum_y - self.fixed * sum_x) / n, LEAST)
 
+    @property
+    def known(self) -> bool:
+        """Whether executions of two sizes or more were seen, so that there is a line."""
+        return self._lines
+
     def seconds(self, size: float) -> float:
         """How long an execution of this size is expected to take; 0 while nothing is known."""
         return self.fixed + self.slope * size
@@ -48,5 +53,5 @@ class Cost:
 
     @property
     def overhead(self) -> float:
-        """The size that costs as much as an execution's beginning; infinite while executions of one size only were seen."""
+        """The size that costs as much as an execution's beginning; infinite while there is no line."""
         return self.fixed / self.slope if self._lines else inf

@@ -14,8 +14,11 @@ from lookwire_server.models.model import Lane, Parameter, Request, Response, Ten
 
 # After this many batches that left waiting bulk work out, the next batch starts with it: bulk cannot starve.
 PATIENCE = 8
-# A bulk batch is to hold an instance no longer: 0.2 s of a ViT-B/32 on 2 cores are 4 images, which run as fast as more do.
+# A batch is to hold an instance no longer, in seconds: what comes meanwhile waits, and what feeds the instance runs beside it.
+# 0.2 s of a ViT-B/32 on 2 cores are 4 images, which run as fast as more do.
 TIME_SLICE = 0.2
+# A batch may be longer if its beginning would else be more than one part in so many.
+WORTH = 10
 # Of the time that its caller will wait, an interactive request may spend this share in the queue. The rest is for what is not
 # foreseen, and a queue this short is soon worked off. Bulk requests are large: most of what they wait for is their own.
 QUEUE_SHARE = 0.5
@@ -230,7 +233,8 @@ class Queue:
         unless `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred size, when it cannot grow
         (the next request has another shape or does not fit), or when its oldest request has waited that long (Triton's rule).
         Without a delay, or `at_once`, the largest preferred size that the prefix makes goes, or all of it if it makes
-        none. A request of more rows than a batch is taken in pieces; a batch of bulk work is no larger than its time slice.
+        none. A request of more rows than a batch is taken in pieces. A batch is no larger than its time slice, unless the config
+        says when batches go.
         """
         chosen: list[tuple[Pending, int]] = []
         late: list[Pending] = []
@@ -280,10 +284,16 @@ class Queue:
 
     def _most(self, first: Pending) -> int:
         """The rows that a batch may have which begins with this request."""
-        if first.request.lane is not Lane.BULK:
+        if self._delay or self._preferred - {self._batch_rows}:
             return self._batch_rows
-        slice_rows = self.costs[Lane.BULK].size(TIME_SLICE) / first.length
-        return int(min(self._batch_rows, max(1, slice_rows)))
+        lane = first.request.lane
+        cost = self.costs[lane]
+        size = cost.size(TIME_SLICE)
+        if cost.known:
+            size = max(size, WORTH * cost.overhead)
+        elif lane is Lane.INTERACTIVE:
+            return self._batch_rows
+        return int(min(self._batch_rows, max(1, size / first.length)))
 
     def _fits(self, pending: Pending, first: Pending, rows: int, length: int) -> bool:
         """Whether a batch that starts with `first` may grow by `pending`, to `rows` rows."""
