@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.bare import BareProcess
+from benchmarks.bare.pytorch import PyTorch
 from benchmarks.load.calls import embed_images
 from benchmarks.load.load import Load
 from benchmarks.load.photographs import read
@@ -35,6 +36,7 @@ def run(report: Report) -> None:
     with ExitStack() as stack:
         load = stack.enter_context(Load())
         bare = stack.enter_context(BareProcess())
+        pytorch = stack.enter_context(PyTorch())
         # One session with a thread for each core, or a session that the workers run side by side.
         loops = {threads: bare.images(MODELS / "fp32", threads, images) for threads in {1, CORES}}
         calls = {}
@@ -56,6 +58,7 @@ def run(report: Report) -> None:
             "bare fp32": lambda: max(loops[each].per_second(batches[each], CORES, SECONDS) for each in loops),
             "served fp32": lambda: load.throughput(calls["fp32"], IN_FLIGHT, SECONDS),
             "served int8": lambda: load.throughput(calls["int8"], IN_FLIGHT, SECONDS),
+            "open_clip in PyTorch": lambda: pytorch.per_second("images", SECONDS),
         }
         rounds = [{name: side() for name, side in sides.items()} for _ in range(ROUNDS)]
         decoding = loops[1].decoded_per_second(PROBE_SECONDS)
@@ -65,6 +68,7 @@ def run(report: Report) -> None:
     for name, above, below, how, bound in (
         ("fp32 / limit", "served fp32", "bare fp32", limit, 0.9),
         ("int8 / fp32", "served int8", "served fp32", of_rounds, 2.2),
+        ("fp32 / open_clip in PyTorch", "served fp32", "open_clip in PyTorch", of_rounds, None),
     ):
         ratio = statistics.median(one[above] / one[below] for one in rounds)
         report.add(Figure(name, ratio, "ratio", how, at_least=bound))

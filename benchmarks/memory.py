@@ -1,4 +1,4 @@
-"""The server's memory under mixed load: it may not grow between the first 50,000 requests and the second.
+"""The server's memory under mixed load: it may not grow after the first 20,000 of 200,000 requests.
 
 Two processes of eight callers each ask for tensors of random shapes and sizes, texts, images, ensembles, and things that
 are refused. Every answer and every refusal is checked.
@@ -25,7 +25,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from benchmarks.report import Figure, Report
 from lookwire.local import LocalServer
 
-HALF = 50_000
+FIRST = 20_000
+REST = 180_000
 PROCESSES = 2
 CALLERS = 8
 MODELS = {
@@ -83,25 +84,28 @@ def run(report: Report) -> None:
 
 
 def measure(report: Report, server: LocalServer) -> None:
-    """Sends the two halves and reads the server's memory after each."""
+    """Sends the first requests and the rest, and reads the server's memory after each."""
     answered: Counter[str] = Counter()
     sizes = [resident(server)]
     started = time.perf_counter()
-    for half in range(2):
-        seeds = range(half * PROCESSES, (half + 1) * PROCESSES)
+    for number, requests in enumerate((FIRST, REST)):
+        seeds = range(number * PROCESSES, (number + 1) * PROCESSES)
+        shares = [requests // PROCESSES] * PROCESSES
         with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-            for part in pool.map(send, [server.address] * PROCESSES, seeds):
-                answered += part
+            for share in pool.map(send, [server.address] * PROCESSES, seeds, shares):
+                answered += share
         sizes.append(resident(server))
     seconds = time.perf_counter() - started
     mixture = ", ".join(f"{count} {kind}" for kind, count in sorted(answered.items()))
-    after = f"after {2 * HALF} requests / after {HALF}"
+    after = f"after {FIRST + REST} requests / after {FIRST}"
     report.add(Figure("resident memory", sizes[2] / sizes[1], "ratio", after, at_most=1.05))
-    for moment, size in zip(("at start", f"after {HALF}", f"after {2 * HALF}"), sizes, strict=True):
+    for moment, size in zip(("at start", f"after {FIRST}", f"after {FIRST + REST}"), sizes, strict=True):
         report.add(Figure(f"resident memory {moment}", size / (1 << 20), "MiB", "VmRSS of the server's process"))
-    wrong = answered["wrong"] + 2 * HALF - answered.total()
+    wrong = answered["wrong"] + FIRST + REST - answered.total()
     report.add(Figure("answers other than expected", wrong, "requests", mixture, at_most=0))
-    report.add(Figure("requests a second", 2 * HALF / seconds, "1/s", f"{PROCESSES} processes, {CALLERS} callers each"))
+    report.add(
+        Figure("requests a second", (FIRST + REST) / seconds, "1/s", f"{PROCESSES} processes, {CALLERS} callers each")
+    )
 
 
 def resident(server: LocalServer) -> int:
@@ -113,14 +117,14 @@ def resident(server: LocalServer) -> int:
     return int(found[1]) * 1024
 
 
-def send(address: str, seed: int) -> Counter[str]:
-    """One process's share of a half; returns how many requests of which kind were answered as expected."""
-    return asyncio.run(send_all(address, seed))
+def send(address: str, seed: int, requests: int) -> Counter[str]:
+    """One process's share of the requests; returns how many of which kind were answered as expected."""
+    return asyncio.run(send_all(address, seed, requests))
 
 
-async def send_all(address: str, seed: int) -> Counter[str]:
+async def send_all(address: str, seed: int, requests: int) -> Counter[str]:
     chance = random.Random(seed)
-    left = iter(range(HALF // PROCESSES))
+    left = iter(range(requests))
     answered: Counter[str] = Counter()
 
     async def caller(client: InferenceServerClient) -> None:

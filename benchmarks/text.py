@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.bare import BareProcess
+from benchmarks.bare.pytorch import PyTorch
 from benchmarks.bare.session import SERVER_THREADS
 from benchmarks.bare.texts import BareTexts
 from benchmarks.load.calls import Calls, embed_texts
@@ -39,13 +40,14 @@ def run(report: Report) -> None:
     with ExitStack() as stack:
         load = stack.enter_context(Load())
         bare = stack.enter_context(BareProcess())
+        pytorch = stack.enter_context(PyTorch())
         addresses, loops = {}, {}
         for precision in ("fp32", "int8"):
             server = LocalServer(MODELS, model_control_mode="explicit", load_model=precision, embedding_cache_bytes=0)
             addresses[precision] = stack.enter_context(server).address
             loops[precision] = bare.texts(MODELS / precision, SERVER_THREADS, texts)
             add_agreement(report, precision, addresses[precision], loops[precision], texts[:COMPARED])
-        measure(report, load, addresses, loops, texts)
+        measure(report, load, addresses, loops, pytorch, texts)
 
 
 def add_agreement(report: Report, precision: str, address: str, loop: BareTexts, texts: list[str]) -> None:
@@ -59,7 +61,12 @@ def add_agreement(report: Report, precision: str, address: str, loop: BareTexts,
 
 
 def measure(
-    report: Report, load: Load, addresses: dict[str, str], loops: dict[str, BareTexts], texts: list[str]
+    report: Report,
+    load: Load,
+    addresses: dict[str, str],
+    loops: dict[str, BareTexts],
+    pytorch: PyTorch,
+    texts: list[str],
 ) -> None:
     """Finds the bare loops' best batches, and alternates them with the servers."""
     fp32, int8 = loops["fp32"], loops["int8"]
@@ -80,6 +87,7 @@ def measure(
         "bare int8 cut": lambda: int8.cut_per_second(int8_batch, SECONDS),
         "served fp32, 64 in flight": served(single["fp32"], 64),
         f"served fp32, {EACH} a request": served(batched, BATCHED_IN_FLIGHT, EACH),
+        "open_clip in PyTorch": lambda: pytorch.per_second("texts", SECONDS),
     }
     rounds = [{name: side() for name, side in sides.items()} for _ in range(ROUNDS)]
     of_rounds = f"median of {ROUNDS} alternating rounds of {SECONDS:g} s"
@@ -93,6 +101,12 @@ def measure(
     add_ratio("int8 / bare fp32 loop", "served int8, 32 in flight", padded, f"padded to 77, batch {padded_batch}", 14)
     add_ratio("fp32 / limit", "served fp32, 32 in flight", "bare fp32 cut", f"sorted, cut, batch {cut_batch}", 0.85)
     add_ratio("int8 / limit", "served int8, 32 in flight", "bare int8 cut", f"sorted, cut, batch {int8_batch}")
+    add_ratio(
+        "fp32 / open_clip in PyTorch",
+        "served fp32, 32 in flight",
+        "open_clip in PyTorch",
+        "strings to vectors, batches of 32",
+    )
     add_ratio(
         "batched / single RPCs",
         f"served fp32, {EACH} a request",

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnxruntime  # noqa: TID251 - the bare loop is what the server is compared with
 
-SERVER_THREADS = max(1, len(os.sched_getaffinity(0)) // 2)
-"""The threads that a server gives each session where it is told nothing."""
+SERVER_THREADS = len(os.sched_getaffinity(0))
+"""The threads that a server gives a model where it is told nothing."""
 
 
 def open_session(encoder: Path, tower: dict[str, Any], threads: int) -> onnxruntime.InferenceSession:

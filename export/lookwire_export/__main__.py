@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reference = sources.load(
                 options.model, options.pretrained, preprocess=options.preprocess, tokenizer=options.tokenizer
             )
+            reference = replace(reference, image=replace(reference.image, decode=options.decode))
             repository.publish(
                 reference,
                 name,
@@ -166,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", metavar="N", help="the encoder's name there (default: from MODEL, in small letters)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="how the weights are stored (default: fp32)"
+    )
+    parser.add_argument(
+        "--decode",
+        choices=("exact", "fast"),
+        default="exact",
+        help="how the server decodes JPEGs: as the checkpoint's own transform does, or, where that leaves twice the pixels that"
+        " they are resized to, at a half, a quarter or an eighth of their edges (default: exact)",
     )
     parser.add_argument(
         "--preprocess",

@@ -15,8 +15,8 @@ from lookwire_export.towers import image_tower, text_tower
 Progress = Callable[[str], None]
 """Is told what is being done, in a short phrase each time."""
 MAX_BATCH = 64
-LENGTHS = (8, 16, 24, 32, 48)
-"""A batch of texts that may be cut is padded to the first of these that fits, or to the context length."""
+MAX_BATCH_TOKENS = 1024
+"""Of a batch of texts that may be cut, padding included: ViT-B/32 runs as fast from 256 on, and 1,024 take 0.4 s on 2 cores."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,8 @@ def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str)
     if padding == "max_length":
         config = TEXT_CONFIG.format(name=text, length=length, **values)
     else:
-        lengths = ",".join(str(n) for n in (*(n for n in LENGTHS if n < length), length))
         config = TEXT_CONFIG.format(name=text, length=-1, **values)
-        config += PADDING_CONFIG.format(lengths=lengths, pad=reference.text.pad_id)
+        config += PADDING_CONFIG.format(tokens=MAX_BATCH_TOKENS, pad=reference.text.pad_id)
     _write(encoder.root / text / "config.pbtxt", config)
     _write(encoder.root / own / "config.pbtxt", ENCODER_CONFIG.format(name=own, **values))
 
@@ -184,7 +183,7 @@ dynamic_batching {{ }}
 """
 
 PADDING_CONFIG = """\
-parameters {{ key: "length_buckets" value {{ string_value: "{lengths}" }} }}
+parameters {{ key: "max_batch_tokens" value {{ string_value: "{tokens}" }} }}
 parameters {{ key: "pad_value" value {{ string_value: "{pad}" }} }}
 """
 

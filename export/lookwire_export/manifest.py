@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookwire_export.reference import Reference
+from lookwire_export.reference import ImageRules, Reference
 
 DATA = "model.onnx.data"
 """Beside model.onnx: the weights that do not fit into the graph's own file."""
@@ -57,7 +57,7 @@ def manifest(
         "precision": precision,
         "fp32_layers": list(fp32_layers),
         "towers": {tower: _tower(f"{name}-{tower}", files[tower]) for tower in ("image", "text")},
-        "image": asdict(image) | {"mean": list(image.mean), "std": list(image.std), "exif_orientation": "ignored"},
+        "image": _image(image),
         "text": {
             "tokenizer": files["tokenizer"].name,
             "tokenizer_sha256": digest(files["tokenizer"]),
@@ -96,6 +96,14 @@ def digest(file: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _image(rules: ImageRules) -> dict[str, Any]:
+    """Returns the rules; "exact" is what a manifest that says nothing of `decode` means."""
+    said = asdict(rules) | {"mean": list(rules.mean), "std": list(rules.std), "exif_orientation": "ignored"}
+    if rules.decode == "exact":
+        del said["decode"]
+    return said
 
 
 def _tower(model: str, graph: Path) -> dict[str, Any]:

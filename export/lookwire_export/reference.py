@@ -13,7 +13,10 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class ImageRules:
-    """How an image becomes pixels, as the manifest has it; see the server's manifest for the words."""
+    """How an image becomes pixels, as the manifest has it; see the server's manifest for the words.
+
+    All but `decode` says what the checkpoint's own transform does; that always decodes all of an image.
+    """
 
     size: int
     resize: Literal["shortest", "squash"]
@@ -22,6 +25,7 @@ class ImageRules:
     std: tuple[float, float, float]
     convert_rgb: Literal["before_resize", "after_resize"]
     crop: Literal["round", "floor"]
+    decode: Literal["exact", "fast"] = "exact"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from google.rpc.code_pb2 import INVALID_ARGUMENT
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from lookwire import Client, Encoder, LabelGroup, LabelScore, ParityFigure, ParityRecord, StageTimes, errors
+from lookwire import Client, Encoder, ImageRules, LabelGroup, LabelScore, ParityFigure, ParityRecord, StageTimes, errors
 from lookwire.v1 import encoder_service_pb2 as pb
 from lookwire.v1.stage_times_pb2 import StageTimes as StageTimesMessage
 from lookwire.v1.vector_pb2 import VECTOR_FORMAT_F16, VECTOR_FORMAT_F32, Matrix
@@ -26,6 +26,13 @@ ENCODER = pb.Encoder(
     logit_scale=100.0,
     logit_bias=-0.5,
     score_rule=pb.SCORE_RULE_SIGMOID,
+    image_rules=pb.ImageRules(
+        resize=pb.ImageRules.RESIZE_SQUASH,
+        interpolation=pb.ImageRules.INTERPOLATION_BICUBIC,
+        crop=pb.ImageRules.CROP_FLOOR,
+        convert_rgb=pb.ImageRules.CONVERT_RGB_BEFORE_RESIZE,
+        decode=pb.ImageRules.DECODE_FAST,
+    ),
     parity=pb.ParityRecord(
         reference="open_clip 3.2",
         passed=True,
@@ -76,6 +83,7 @@ def test_get_encoder(client: Client, server: FakeServer) -> None:
             ),
         ),
         score_rule="sigmoid",
+        image_rules=ImageRules("fast", "squash", "bicubic", "floor", "before_resize"),
     )
 
 
@@ -86,7 +94,7 @@ def test_list_encoders(client: Client, server: FakeServer) -> None:
     bare, small = client.list_encoders()
 
     assert server.requests == [pb.ListEncodersRequest()]
-    assert (bare.logit_bias, bare.parity) == (None, None)
+    assert (bare.logit_bias, bare.parity, bare.image_rules) == (None, None, None)
     assert small.name == "small"
 
 

@@ -126,7 +126,7 @@ def test_configurations_are_tritons(published: Path) -> None:
     assert all(name == config.name and config.max_batch_size == 64 for name, config in configs.items())
     assert list(configs["tiny-image"].input[0].dims) == [32, 32, 3]
     assert list(configs["tiny-text"].output[0].dims) == [24]
-    assert configs["tiny-text"].parameters["length_buckets"].string_value == "8,16,24,32,48,77"
+    assert configs["tiny-text"].parameters["max_batch_tokens"].string_value == "1024"
     assert [tensor.optional for tensor in configs["tiny"].input] == [True, True]
 
 

@@ -8,8 +8,8 @@
         client.search("shop", text="something red", filter=field("price") < 50)
         client.search("shop", query=Query.recommend(liked=["d-17"]))
 
-`AsyncClient` is the same for asyncio, `lookwire.local.LocalServer` starts a server of one's own, `lookwire.v1` holds
-the generated messages.
+`AsyncClient` is the same for asyncio, `lookwire.local.LocalServer` starts a server of one's own, `lookwire.resize` makes
+images small before they are sent, `lookwire.v1` holds the generated messages.
 """
 
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from lookwire.types import (
     Encoder,
     FieldType,
     Hit,
+    ImageRules,
     Item,
     LabelGroup,
     LabelScore,
@@ -55,6 +56,7 @@ __all__ = [
     "FieldViolation",
     "Filter",
     "Hit",
+    "ImageRules",
     "Item",
     "LabelGroup",
     "LabelScore",

@@ -1,5 +1,6 @@
 """The client for asyncio."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -7,7 +8,7 @@ from typing import Self
 
 import grpc
 
-from lookwire import calls, channel, errors
+from lookwire import calls, channel, errors, retry
 from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
@@ -52,9 +53,11 @@ class AsyncClient:
             channel.HEALTH_WATCH
         )
         self._timeout = timeout
+        self._closed = False
 
     async def close(self) -> None:
-        """Closes the connection; calls under way fail with Cancelled."""
+        """See `Client.close`."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -221,12 +224,19 @@ class AsyncClient:
         return await self._run(call, timeout)
 
     async def _run(self, call: Call[Result], timeout: float | None) -> Result:
-        seconds = self._timeout if timeout is None else timeout
-        try:
-            response = await self._methods[call.method](call.request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from error
-        return call.parse(response)
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        while True:
+            try:
+                response = await self._methods[call.method](call.request, timeout=deadline - time.monotonic())
+                return call.parse(response)
+            except grpc.RpcError as error:
+                failure = errors.from_rpc(error)
+                pause = retry.pause(failure, deadline - time.monotonic())
+                if pause is None:
+                    raise failure from error
+                await asyncio.sleep(pause)
+                if self._closed:
+                    raise failure from error
 
     async def _pages(
         self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None

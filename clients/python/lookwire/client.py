@@ -1,5 +1,6 @@
 """The client for threads."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -7,7 +8,7 @@ from typing import Self
 
 import grpc
 
-from lookwire import calls, channel, errors
+from lookwire import calls, channel, errors, retry
 from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
 from lookwire.queries import Query
@@ -45,6 +46,10 @@ class Client:
     is safe: an upsert or a deletion by id has the same effect twice, only its counts then tell of the second time; and
     a collection that the first attempt created or deleted shows as AlreadyExists or NotFound.
 
+    A call that an overloaded server refuses for now (RESOURCE_EXHAUSTED with a delay) is made again when that delay and up
+    to half as much again has passed, as often as the timeout allows: a refused call had no effect. So an import waits for
+    its turn; give a short timeout to be told at once, by an error whose `retry_after` is the delay.
+
     Every method raises a `lookwire.errors.LookwireError` for a call that failed, and TypeError or ValueError for
     arguments that cannot be sent. A request is at most 64 MiB.
     """
@@ -61,9 +66,11 @@ class Client:
             channel.HEALTH_WATCH
         )
         self._timeout = timeout
+        self._closed = threading.Event()
 
     def close(self) -> None:
-        """Closes the connection; calls under way fail with Cancelled."""
+        """Closes the connection; calls under way fail with Cancelled, those that wait to be made again with their refusal."""
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -275,12 +282,16 @@ class Client:
         return self._run(call, timeout)
 
     def _run(self, call: Call[Result], timeout: float | None) -> Result:
-        seconds = self._timeout if timeout is None else timeout
-        try:
-            response = self._methods[call.method](call.request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from error
-        return call.parse(response)
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        while True:
+            try:
+                response = self._methods[call.method](call.request, timeout=deadline - time.monotonic())
+                return call.parse(response)
+            except grpc.RpcError as error:
+                failure = errors.from_rpc(error)
+                pause = retry.pause(failure, deadline - time.monotonic())
+                if pause is None or self._closed.wait(pause):
+                    raise failure from error
 
     def _pages(self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None) -> Iterator[Result]:
         token = ""

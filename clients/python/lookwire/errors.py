@@ -5,7 +5,7 @@
     ├── NotFound              a named encoder, collection or item does not exist
     ├── AlreadyExists         the name is taken
     ├── FailedPrecondition    the request is well formed, the state of the server does not allow it
-    ├── ResourceExhausted     a queue or the disk is full, or a message is too large
+    ├── ResourceExhausted     a queue or the disk is full, or a message is too large; `retry_after` says if it will pass
     ├── DeadlineExceeded      no answer within the timeout; a write may have happened all the same
     ├── Cancelled             the client was closed during the call
     ├── Unavailable           no server, or one that is starting or stopping, after all retries
@@ -22,7 +22,7 @@ from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -39,7 +39,8 @@ class LookwireError(Exception):
     """A call that failed.
 
     `message` is for people; `code` and `reason` (upper case, such as "QUEUE_FULL"; the name of the code if the server
-    gave none) are for programs, and `metadata` holds the variable parts of the message. `acknowledged` is the number of
+    gave none) are for programs, and `metadata` holds the variable parts of the message. `retry_after` is the number of
+    seconds after which the server expects to take the call, None unless it said so. `acknowledged` is the number of
     items that an upsert had written before it failed, 0 in any other call.
     """
 
@@ -50,13 +51,15 @@ class LookwireError(Exception):
         reason: str,
         metadata: Mapping[str, str],
         violations: tuple[FieldViolation, ...],
+        retry_after: float | None,
     ) -> None:
-        super().__init__(message, code, reason, metadata, violations)
+        super().__init__(message, code, reason, metadata, violations, retry_after)
         self.message = message
         self.code = code
         self.reason = reason
         self.metadata = dict(metadata)
         self.violations = violations
+        self.retry_after = retry_after
         self.acknowledged = 0
 
     def __str__(self) -> str:
@@ -80,7 +83,7 @@ class FailedPrecondition(LookwireError):
 
 
 class ResourceExhausted(LookwireError):
-    """A queue or the disk is full, or a message is too large."""
+    """A queue or the disk is full, or a message is too large; `retry_after` is None for what will not pass by itself."""
 
 
 class DeadlineExceeded(LookwireError):
@@ -131,11 +134,14 @@ def from_rpc(error: grpc.RpcError) -> LookwireError:
 def from_status(status: Status) -> LookwireError:
     """Returns the error for a status message, as a failed call or a failed input carries it."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
-    info, bad_request = ErrorInfo(), BadRequest()
+    info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:
-        for known in (info, bad_request):
+        for known in (info, bad_request, retry):
             detail.Unpack(known)  # does nothing where the type is another
     if info.domain != "lookwire":
         info = ErrorInfo(reason=code.name)
     violations = tuple(FieldViolation(each.field, each.description) for each in bad_request.field_violations)
-    return _CLASSES.get(code, LookwireError)(status.message, code, info.reason, dict(info.metadata), violations)
+    delay = retry.retry_delay
+    retry_after = delay.seconds + delay.nanos / 1e9 if retry.HasField("retry_delay") else None
+    kind = _CLASSES.get(code, LookwireError)
+    return kind(status.message, code, info.reason, dict(info.metadata), violations, retry_after)

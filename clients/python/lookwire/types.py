@@ -59,13 +59,35 @@ class ParityRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRules:
+    """How an image becomes the pixels that an encoder sees; `lookwire.resize` follows them.
+
+    `decode`: "exact", or "fast": JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, as long as that leaves twice what they
+    are resized to.
+    `resize`: "shortest" brings the shorter edge to the encoder's `image_size` and crops the middle; "squash" ignores the
+    aspect ratio. `interpolation`: "bicubic" or "bilinear".
+    `crop`: the middle begins at half of the surplus, by "round" to the nearest even number, by "floor" rounded down.
+    `convert_rgb`: "after_resize", which drops transparency, or "before_resize", which lays it on white.
+
+    A value that this client does not know, of a newer server, is its number.
+    """
+
+    decode: str
+    resize: str
+    interpolation: str
+    crop: str
+    convert_rgb: str
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
     """A pair of towers that embed texts and images into one space.
 
     Vectors may be compared only if their `fingerprint` is the same. `modalities` holds "text" and "image" as served;
     `image_size` (pixels) or `context_length` (tokens) is 0 for one that is not. `logit_bias` is None where the encoder
     has none, `parity` where it was never compared with a reference. `score_rule` says how logits become probabilities:
-    "softmax" (the labels of a group share 1) or "sigmoid" (each label for itself).
+    "softmax" (the labels of a group share 1) or "sigmoid" (each label for itself). `image_rules` say how an image is brought
+    to `image_size`; None for an encoder of texts only, and where the server is too old to tell.
     """
 
     name: str
@@ -81,6 +103,7 @@ class Encoder:
     logit_bias: float | None
     parity: ParityRecord | None
     score_rule: str
+    image_rules: ImageRules | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,9 +7,10 @@ from lookwire.local import LocalServer
 from lookwire_export.encoder import ExportedEncoder, Progress
 from lookwire_export.gate.agreement import Array
 from lookwire_export.gate.answers import Answers, in_batches
+from lookwire_export.gate.probed import Probed
 from lookwire_export.reference import ExportError
 
-IMAGES, TEXTS = 8, 32
+IMAGES, JPEGS, TEXTS = 8, 2, 32
 """So many are sent in one call."""
 START_SECONDS, CALL_SECONDS = 600.0, 600.0
 
@@ -17,7 +18,7 @@ START_SECONDS, CALL_SECONDS = 600.0, 600.0
 class Served:
     """The server's vectors of the probes, float32 [n, D], and in words what it refused; a refused row is not a number."""
 
-    def __init__(self, encoder: ExportedEncoder, images: Answers, texts: Answers, progress: Progress) -> None:
+    def __init__(self, encoder: ExportedEncoder, probed: Probed, progress: Progress) -> None:
         self.refused: list[str] = []
         progress("starting a server with the export")
         server = LocalServer(encoder.root, allow_ungated="true")
@@ -27,8 +28,11 @@ class Served:
             raise ExportError(f"no server starts with what was exported: {error}") from error
         try:
             with Client(server.address, timeout=CALL_SECONDS) as client:
-                self.images = self._asked(client, encoder.name, "images", images, IMAGES, progress)
-                self.texts = self._asked(client, encoder.name, "texts", texts, TEXTS, progress)
+                self.images = self._asked(client, encoder.name, "images", probed.images, IMAGES, progress)
+                self.texts = self._asked(client, encoder.name, "texts", probed.texts, TEXTS, progress)
+                self.scaled = None
+                if probed.scaled:
+                    self.scaled = self._asked(client, encoder.name, "large JPEGs", probed.scaled, JPEGS, progress)
         finally:
             server.stop()
 

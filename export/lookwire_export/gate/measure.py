@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from lookwire_export import probes
 from lookwire_export.encoder import ExportedEncoder, Progress
 from lookwire_export.gate import suspects
 from lookwire_export.gate.agreement import Agreement
-from lookwire_export.gate.answers import Answers, Normalisation, image_answers, text_answers
+from lookwire_export.gate.answers import Normalisation
 from lookwire_export.gate.bounds import BATCH_COSINE, Bounds
 from lookwire_export.gate.end_to_end import Served
+from lookwire_export.gate.fast_decode import FastDecode
 from lookwire_export.gate.graphs import Effect, Graph, image_effects, text_effects
 from lookwire_export.gate.layers import proposal
+from lookwire_export.gate.probed import Probed
 from lookwire_export.gate.recall import recall_figures
 from lookwire_export.gate.report import Report
 from lookwire_export.gate.tower import Tower
@@ -31,17 +32,14 @@ def measure(reference: Reference, encoder: ExportedEncoder, progress: Progress =
     manifest; what fails there is not compared further. Raises ExportError if there is nothing to compare: the reference
     fails on an image, or no server starts.
     """
-    images = image_answers(reference, probes.images(reference.image.size), progress)
-    texts = text_answers(reference, probes.texts(reference.text.context_length), progress)
+    probed = Probed.of(reference, encoder.manifest["image"].get("decode", "exact"), progress)
     if encoder.manifest["precision"] != "int8":
-        return _report(reference, encoder, images, texts, progress)
-    exact = _report(
-        reference, _before_rounding(encoder), images, texts, lambda stage: progress(f"before rounding, {stage}")
-    )
+        return _report(reference, encoder, probed, progress)
+    exact = _report(reference, _before_rounding(encoder), probed, lambda stage: progress(f"before rounding, {stage}"))
     before = tuple(replace(figure, name=f"fp32_{figure.name}") for figure in exact.figures)
     if not exact.passed:
         return replace(exact, figures=before)
-    report = _report(reference, encoder, images, texts, progress)
+    report = _report(reference, encoder, probed, progress)
     return replace(report, figures=(*before, *report.figures))
 
 
@@ -54,23 +52,28 @@ def _before_rounding(encoder: ExportedEncoder) -> ExportedEncoder:
     return exact
 
 
-def _report(
-    reference: Reference, encoder: ExportedEncoder, images: Answers, texts: Answers, progress: Progress
-) -> Report:
-    image, text, refused = _towers(reference, encoder, images, texts, progress)
+def _report(reference: Reference, encoder: ExportedEncoder, probed: Probed, progress: Progress) -> Report:
+    image, text, served = _towers(reference, encoder, probed, progress)
     figures = [*image.figures(), *text.figures(), _company([*image.effects, *text.effects], image.bounds)]
+    kinds, findings = image.answered.by_kind(), list(served.refused)
+    if probed.scaled and served.scaled is not None:
+        fast = FastDecode.of(probed.scaled, served.scaled, image.bounds)
+        figures += fast.figures()
+        findings += fast.findings()
+        kinds |= fast.answered.by_kind()
     if encoder.manifest["precision"] == "int8":
-        figures += recall_figures(images, texts, image.served, text.served)
-    report = Report(tuple(figures), image.answered.by_kind(), text.answered.by_kind())
+        figures += recall_figures(probed.images, probed.texts, image.served, text.served)
+    report = Report(tuple(figures), kinds, text.answered.by_kind())
     if report.passed:
         return report
-    return replace(report, findings=(*refused, *_findings(reference, encoder, image, text, progress)))
+    return replace(report, findings=(*findings, *_findings(reference, encoder, image, text, progress)))
 
 
 def _towers(
-    reference: Reference, encoder: ExportedEncoder, images: Answers, texts: Answers, progress: Progress
-) -> tuple[Tower, Tower, Sequence[str]]:
-    """Returns both towers as measured, and what the server refused."""
+    reference: Reference, encoder: ExportedEncoder, probed: Probed, progress: Progress
+) -> tuple[Tower, Tower, Served]:
+    """Returns both towers as measured, and what the server answered."""
+    images, texts = probed.images, probed.texts
     image_graph, text_graph = Graph(encoder.image_graph), Graph(encoder.text_graph)
     image_rows = image_graph.answer(images, "images", progress)
     text_rows = text_graph.answer(texts, "texts", progress)
@@ -79,7 +82,7 @@ def _towers(
         image_effects(image_graph, images, progress),
         text_effects(text_graph, texts, reference, padding, progress),
     )
-    served = Served(encoder, images, texts, progress)
+    served = Served(encoder, probed, progress)
     bounds = Bounds.of(encoder.manifest["precision"], reference)
     image, text = (
         Tower(
@@ -98,7 +101,7 @@ def _towers(
             ("text", texts, text_graph, text_rows, effects[1], served.texts),
         )
     )
-    return image, text, served.refused
+    return image, text, served
 
 
 def _company(effects: Sequence[Effect], bounds: Bounds) -> Figure:

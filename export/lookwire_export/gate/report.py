@@ -11,7 +11,8 @@ from lookwire_export.reference import ExportError
 class Report:
     """The figures of an export, the smallest cosine of each kind of probe, and what differs, in sentences.
 
-    `images` and `texts` are from bytes and strings through a server, by kind, the smallest first.
+    `images` and `texts` are from bytes and strings through a server, by kind, the smallest first; JPEGs that are read in part
+    are kinds of their own, at the end.
     """
 
     figures: tuple[Figure, ...]

@@ -39,7 +39,7 @@ def images(size: int = 224) -> list[Probe[bytes]]:
         *_colours(),
         *_shapes(),
         *_crops(size),
-        *_formats(_photograph("astronaut.png").resize((300, 281), box=(60, 0, 360, 281))),
+        *_formats(photograph("astronaut.png").resize((300, 281), box=(60, 0, 360, 281))),
         *_formats(draw(ALL[7], SEED, 200)),
     ]
 
@@ -54,7 +54,8 @@ def _photographs() -> Path:
 
 
 @cache
-def _photograph(name: str) -> Image.Image:
+def photograph(name: str) -> Image.Image:
+    """Returns one of the photographs, in RGB."""
     with Image.open(_photographs() / name) as image:
         return image.convert("RGB")
 
@@ -63,18 +64,18 @@ def _scaled() -> list[Probe[bytes]]:
     """Returns photographs at several sizes."""
     scaled = []
     for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
-        image = _photograph(name)
+        image = photograph(name)
         for edge in (48, 150, 330):
             factor = edge / min(image.size)
             size = round(image.width * factor), round(image.height * factor)
-            scaled.append(Probe("photograph at another size", _jpeg(image.resize(size), quality=90)))
+            scaled.append(Probe("photograph at another size", jpeg(image.resize(size), quality=90)))
     return scaled
 
 
 def _colours() -> list[Probe[bytes]]:
     """Returns plain and tinted images: swapped channels show in them."""
     plain = [Probe("plain colour", _png(Image.new("RGB", (96, 96), colour))) for colour in COLOURS]
-    camera = np.asarray(_photograph("camera.png").resize((256, 256)), np.float64) / 255
+    camera = np.asarray(photograph("camera.png").resize((256, 256)), np.float64) / 255
     tinted = [Image.fromarray((camera * np.array(colour)).astype(np.uint8)) for colour in COLOURS[:4]]
     return plain + [Probe("tinted photograph", _png(image)) for image in tinted]
 
@@ -102,7 +103,7 @@ def _crops(size: int) -> list[Probe[bytes]]:
 
     Half of that ends in .5 above an odd number: rounding it to even and rounding it down crop at different pixels.
     """
-    image = _photograph("motorcycle_left.png").crop((100, 0, 600, 500))
+    image = photograph("motorcycle_left.png").crop((100, 0, 600, 500))
     sizes = ((size, size + 3), (size + 7, size), (2 * size, 2 * size + 6), (2 * size + 14, 2 * size))
     return [Probe("surplus of 3 modulo 4", _png(image.resize(shape))) for shape in sizes]
 
@@ -120,12 +121,12 @@ def _formats(image: Image.Image) -> list[Probe[bytes]]:
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: to be shown turned by 90 degrees
     return [
-        Probe("JPEG 4:2:0", _jpeg(image, quality=85, subsampling="4:2:0")),
-        Probe("JPEG 4:4:4", _jpeg(image, quality=95, subsampling="4:4:4")),
-        Probe("progressive JPEG", _jpeg(image, quality=75, progressive=True)),
-        Probe("grey JPEG", _jpeg(grey, quality=85)),
-        Probe("CMYK JPEG", _jpeg(image.convert("CMYK"), quality=90)),
-        Probe("EXIF-rotated JPEG", _jpeg(image, quality=85, exif=turned)),
+        Probe("JPEG 4:2:0", jpeg(image, quality=85, subsampling="4:2:0")),
+        Probe("JPEG 4:4:4", jpeg(image, quality=95, subsampling="4:4:4")),
+        Probe("progressive JPEG", jpeg(image, quality=75, progressive=True)),
+        Probe("grey JPEG", jpeg(grey, quality=85)),
+        Probe("CMYK JPEG", jpeg(image.convert("CMYK"), quality=90)),
+        Probe("EXIF-rotated JPEG", jpeg(image, quality=85, exif=turned)),
         Probe("EXIF-rotated PNG", _png(image, exif=turned)),
         Probe("palette PNG", _png(image.quantize(32))),
         Probe("palette PNG with transparency", _png(image.quantize(8), transparency=0)),
@@ -149,7 +150,8 @@ def _png(image: Image.Image, **options: object) -> bytes:
     return _saved(image, "PNG", compress_level=1, **options)
 
 
-def _jpeg(image: Image.Image, **options: object) -> bytes:
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    """Returns an image as a JPEG; the options are Pillow's."""
     return _saved(image, "JPEG", **options)
 
 

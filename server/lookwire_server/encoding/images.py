@@ -1,4 +1,7 @@
-"""Images: encoded bytes in, the image tower's pixels out, exactly as the reference's transform makes them."""
+"""Images: encoded bytes in, the image tower's pixels out, as the reference's transform makes them.
+
+They are exactly the reference's, unless the encoder's rules say that JPEGs are decoded fast.
+"""
 
 import asyncio
 import io
@@ -11,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from lookwire_server.encoding.manifest import ImageRules
 from lookwire_server.errors import InvalidImage, QueueFull
+from lookwire_server.models.instance import lower_priority
+from lookwire_server.models.model import Lane
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -18,8 +23,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow's own guard against decompression bombs is a global number; `decode` checks the header against the settings instead.
 Image.MAX_IMAGE_PIXELS = None
-# Images that may wait for a decoder: a bound on what one burst can pile up.
+# Images of a lane that may be decoded or wait for it: a bound on what one burst can pile up.
 MAX_WAITING = 4096
+# A JPEG that is decoded fast still has this many times the width and height that it is resized to: the resize, which
+# filters, has the last word.
+GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +39,43 @@ class ImageLimits:
 
 
 class ImageDecoder:
-    """Decodes images in a pool of threads (Pillow's codecs and resizing run outside the interpreter's lock)."""
+    """Decodes images in threads (Pillow's codecs and resizing run outside the interpreter's lock).
+
+    Each lane has a pool of `threads` threads of its priority, so that a query does not wait behind an import: the system
+    gives a contended core to the queries.
+    """
 
     def __init__(self, threads: int, limits: ImageLimits) -> None:
         self.limits = limits
-        self._pool = ThreadPoolExecutor(threads, "decode")
-        self._waiting = 0
+        self._pools = {
+            lane: ThreadPoolExecutor(threads, f"decode-{lane}", initializer=lower_priority, initargs=(lane,))
+            for lane in Lane
+        }
+        self._waiting = dict.fromkeys(Lane, 0)
 
-    async def pixels(self, data: bytes, rules: ImageRules) -> Pixels:
-        """uint8 pixels of shape [size, size, 3]; raises InvalidImage."""
-        if self._waiting >= MAX_WAITING:
-            raise QueueFull(f"{self._waiting} images wait to be decoded, at most {MAX_WAITING} may", limit=MAX_WAITING)
-        self._waiting += 1
+    async def pixels(self, data: bytes, rules: ImageRules, lane: Lane) -> Pixels:
+        """uint8 pixels of shape [size, size, 3]; raises InvalidImage, and QueueFull if too many of the lane wait.
+
+        An image whose caller is cancelled before its turn is not decoded.
+        """
+        waiting = self._waiting[lane]
+        if waiting >= MAX_WAITING:
+            raise QueueFull(f"{waiting} {lane} images wait to be decoded, at most {MAX_WAITING} may", limit=MAX_WAITING)
+        self._waiting[lane] += 1
+        held = [data]
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, decode, data, rules, self.limits)
+            work = asyncio.get_running_loop().run_in_executor(
+                self._pools[lane], lambda: decode(held[0], rules, self.limits)
+            )
+            return await work
         finally:
-            self._waiting -= 1
+            held.clear()  # one that is cancelled keeps its place in the line until its turn, but not its bytes
+            self._waiting[lane] -= 1
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        """Ends the threads once the images in hand are decoded; those that wait are dropped."""
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
 
 
 def decode(data: bytes, rules: ImageRules, limits: ImageLimits) -> Pixels:
@@ -101,13 +127,24 @@ def resized(size: tuple[int, int], rules: ImageRules) -> tuple[int, int]:
 
 def transform(image: Image.Image, rules: ImageRules) -> Image.Image:
     """Resizes, crops and converts as torchvision or transformers' Pillow processors do; returns `size` x `size` in RGB."""
+    target = resized(image.size, rules)
+    box = scale(image, target) if rules.decode == "fast" else None
     if rules.convert_rgb == "before_resize":
         image = on_white(image)
-    target = resized(image.size, rules)
     if target != image.size:
-        image = image.resize(target, INTERPOLATIONS[rules.interpolation])
+        image = image.resize(target, INTERPOLATIONS[rules.interpolation], box)
     left, top = (crop_offset(edge - rules.size, rules) for edge in target)
     return image.crop((left, top, left + rules.size, top + rules.size)).convert("RGB")
+
+
+def scale(image: Image.Image, target: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Has a JPEG that is not decoded yet decoded at 1/2, 1/4 or 1/8, if that leaves GAP times the target.
+
+    Returns the box of the whole picture, whose scaled edges need not be whole numbers; None if it is no JPEG.
+    """
+    width, height = target
+    scaled = image.draft(image.mode, (GAP * width, GAP * height))
+    return scaled and scaled[1]
 
 
 def crop_offset(surplus: int, rules: ImageRules) -> int:

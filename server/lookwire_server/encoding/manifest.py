@@ -52,6 +52,8 @@ class ImageRules(Strict):
     `convert_rgb`: "after_resize" is open_clip's order: the file's own mode is resized and cropped, then converted.
     "before_resize" is transformers': what is transparent is laid on white and all is converted, then resized.
     `mean` and `std` are already part of the graph; they are kept for the record.
+    `decode`: "exact" decodes all of an image. "fast" lets JPEGs be decoded at 1/2, 1/4 or 1/8 of their width and height, as
+    long as that leaves twice those that they are resized to.
     """
 
     size: int = Field(ge=1, le=4096)
@@ -62,6 +64,7 @@ class ImageRules(Strict):
     convert_rgb: Literal["before_resize", "after_resize"]
     crop: Literal["round", "floor"]
     exif_orientation: Literal["ignored"]
+    decode: Literal["exact", "fast"] = "exact"
 
 
 class TextRules(Strict):
@@ -123,10 +126,13 @@ class Manifest(Strict):
     parity: Parity | None = None
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits over all that decides a vector: the towers' weights and the rules before them."""
+        """32 hexadecimal digits over all that decides a vector: the towers' weights and the rules before them.
+
+        A rule with a default counts only where it is another: the fingerprints of encoders without it stay as they are.
+        """
         decides = {
             "dimension": self.dimension,
-            "image": self.image and self.image.model_dump(),
+            "image": self.image and self.image.model_dump(exclude_defaults=True),
             "image_tower": self.towers.image and self.towers.image.model_dump(include=WEIGHTS),
             "text": self.text and self.text.model_dump(exclude={"tokenizer"}),
             "text_tower": self.towers.text and self.towers.text.model_dump(include=WEIGHTS),

@@ -13,6 +13,7 @@ from lookwire.v1.stage_times_pb2 import StageTimes
 from lookwire_server.encoding.encoder import Embedded, Encoder, Times, Vectors
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.encoding.labels import Prompts
+from lookwire_server.encoding.manifest import ImageRules
 from lookwire_server.encoding.scores import ScoreRule
 from lookwire_server.errors import InvalidArgument, LookwireError
 from lookwire_server.models.model import Lane
@@ -165,9 +166,22 @@ def describe(encoder: Encoder) -> pb.Encoder:
         message.modalities.append(pb.MODALITY_TEXT)
     if manifest.image:
         message.modalities.append(pb.MODALITY_IMAGE)
+        message.image_rules.CopyFrom(image_rules(manifest.image))
     if manifest.parity:
         message.parity.reference = manifest.parity.reference
         message.parity.passed = manifest.parity.passed
         for figure in manifest.parity.figures:
             message.parity.figures.add(**figure.model_dump())
     return message
+
+
+def image_rules(rules: ImageRules) -> pb.ImageRules:
+    """The message of the rules for images; the values of its enums are the manifest's words."""
+    message = pb.ImageRules
+    return message(
+        resize=message.Resize.Value(f"RESIZE_{rules.resize.upper()}"),
+        interpolation=message.Interpolation.Value(f"INTERPOLATION_{rules.interpolation.upper()}"),
+        crop=message.Crop.Value(f"CROP_{rules.crop.upper()}"),
+        convert_rgb=message.ConvertRgb.Value(f"CONVERT_RGB_{rules.convert_rgb.upper()}"),
+        decode=message.Decode.Value(f"DECODE_{rules.decode.upper()}"),
+    )

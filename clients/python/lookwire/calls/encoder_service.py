@@ -16,6 +16,7 @@ from lookwire.types import (
     Embeddings,
     Encoder,
     Image,
+    ImageRules,
     LabelGroup,
     Labels,
     LabelScore,
@@ -216,7 +217,7 @@ def _of_input(index: int, error: LookwireError) -> LookwireError:
     """The error of one input, as the error of the whole call."""
     field, message = f"inputs[{index}]", f"inputs[{index}]: {error.message}"
     violations = (FieldViolation(field, error.message),)
-    return type(error)(message, error.code, error.reason, error.metadata, violations)
+    return type(error)(message, error.code, error.reason, error.metadata, violations, error.retry_after)
 
 
 def _encoder(message: pb.Encoder) -> Encoder:
@@ -233,14 +234,26 @@ def _encoder(message: pb.Encoder) -> Encoder:
         logit_scale=message.logit_scale,
         logit_bias=message.logit_bias if message.HasField("logit_bias") else None,
         parity=_parity(message.parity) if message.HasField("parity") else None,
-        score_rule=_score_rule(message.score_rule),
+        score_rule=_word(pb.ScoreRule, message.score_rule),
+        image_rules=_image_rules(message.image_rules) if message.HasField("image_rules") else None,
     )
 
 
-def _score_rule(value: "pb.ScoreRule.ValueType") -> str:
-    # A newer server may know rules that this client does not.
-    known = pb.ScoreRule.DESCRIPTOR.values_by_number.get(value)
-    return known.name.removeprefix("SCORE_RULE_").lower() if known else str(value)
+def _image_rules(message: pb.ImageRules) -> ImageRules:
+    return ImageRules(
+        decode=_word(pb.ImageRules.Decode, message.decode),
+        resize=_word(pb.ImageRules.Resize, message.resize),
+        interpolation=_word(pb.ImageRules.Interpolation, message.interpolation),
+        crop=_word(pb.ImageRules.Crop, message.crop),
+        convert_rgb=_word(pb.ImageRules.ConvertRgb, message.convert_rgb),
+    )
+
+
+def _word(enum: Any, value: int) -> str:
+    """The name of an enum's value without the prefix that they share; its number where only a newer server knows it."""
+    values = enum.DESCRIPTOR.values_by_number
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    return values[value].name.removeprefix(prefix).lower() if value in values else str(value)
 
 
 def _parity(message: pb.ParityRecord) -> ParityRecord:

@@ -46,7 +46,7 @@ def failed_after(total: Upserted, error: LookwireError) -> LookwireError:
     if total.count:
         message += f" (the {total.count} items before were written)"
     violations = tuple(FieldViolation(counted(each.field), counted(each.description)) for each in error.violations)
-    whole = type(error)(message, error.code, error.reason, error.metadata, violations)
+    whole = type(error)(message, error.code, error.reason, error.metadata, violations, error.retry_after)
     whole.acknowledged = total.count
     return whole
 

@@ -89,6 +89,7 @@ class Encoder(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     PARITY_FIELD_NUMBER: _builtins.int
     SCORE_RULE_FIELD_NUMBER: _builtins.int
+    IMAGE_RULES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name identifies the encoder on this server."""
     fingerprint: _builtins.str
@@ -123,6 +124,10 @@ class Encoder(_message.Message):
     def parity(self) -> Global___ParityRecord:
         """parity is the record of the comparison with the reference at export; absent if the encoder was never compared."""
 
+    @_builtins.property
+    def image_rules(self) -> Global___ImageRules:
+        """image_rules say how an image is brought to image_size; absent without an image tower."""
+
     def __init__(
         self,
         *,
@@ -139,16 +144,182 @@ class Encoder(_message.Message):
         logit_bias: _builtins.float | None = ...,
         parity: Global___ParityRecord | None = ...,
         score_rule: Global___ScoreRule.ValueType = ...,
+        image_rules: Global___ImageRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "logit_bias", b"logit_bias", "parity", b"parity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "image_rules", b"image_rules", "logit_bias", b"logit_bias", "parity", b"parity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "context_length", b"context_length", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "image_size", b"image_size", "logit_bias", b"logit_bias", "logit_scale", b"logit_scale", "modalities", b"modalities", "name", b"name", "parity", b"parity", "precision", b"precision", "score_rule", b"score_rule", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias", "context_length", b"context_length", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "image_rules", b"image_rules", "image_size", b"image_size", "logit_bias", b"logit_bias", "logit_scale", b"logit_scale", "modalities", b"modalities", "name", b"name", "parity", b"parity", "precision", b"precision", "score_rule", b"score_rule", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logit_bias: _TypeAlias = _typing.Literal["logit_bias"]  # noqa: Y015
     _WhichOneofArgType__logit_bias: _TypeAlias = _typing.Literal["_logit_bias", b"_logit_bias"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logit_bias) -> _WhichOneofReturnType__logit_bias | None: ...
 
 Global___Encoder: _TypeAlias = Encoder  # noqa: Y015
+
+@_typing.final
+class ImageRules(_message.Message):
+    """ImageRules say how an encoded image becomes image_size x image_size pixels in RGB: it is decoded, resized and cropped.
+
+    An image that has that size and is RGB already is taken as it is. So a caller who follows these rules may send the small
+    image instead, encoded without loss (WebP, PNG, BMP), and gets the same vector. Orientation in EXIF is ignored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Resize:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ResizeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageRules._Resize.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        RESIZE_UNSPECIFIED: ImageRules._Resize.ValueType  # 0
+        """Unset; never sent."""
+        RESIZE_SHORTEST: ImageRules._Resize.ValueType  # 1
+        """RESIZE_SHORTEST brings the shorter edge to image_size and keeps the aspect ratio, with the longer edge rounded down;
+        then the middle of the longer edge is cut out.
+        """
+        RESIZE_SQUASH: ImageRules._Resize.ValueType  # 2
+        """RESIZE_SQUASH brings both edges to image_size, whatever the aspect ratio."""
+
+    class Resize(_Resize, metaclass=_ResizeEnumTypeWrapper):
+        """Resize is a way to choose the size that an image is resized to."""
+
+    RESIZE_UNSPECIFIED: ImageRules.Resize.ValueType  # 0
+    """Unset; never sent."""
+    RESIZE_SHORTEST: ImageRules.Resize.ValueType  # 1
+    """RESIZE_SHORTEST brings the shorter edge to image_size and keeps the aspect ratio, with the longer edge rounded down;
+    then the middle of the longer edge is cut out.
+    """
+    RESIZE_SQUASH: ImageRules.Resize.ValueType  # 2
+    """RESIZE_SQUASH brings both edges to image_size, whatever the aspect ratio."""
+
+    class _Interpolation:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageRules._Interpolation.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        INTERPOLATION_UNSPECIFIED: ImageRules._Interpolation.ValueType  # 0
+        """Unset; never sent."""
+        INTERPOLATION_BICUBIC: ImageRules._Interpolation.ValueType  # 1
+        """Cubic, with a = -0.5."""
+        INTERPOLATION_BILINEAR: ImageRules._Interpolation.ValueType  # 2
+        """Linear (a triangle)."""
+
+    class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
+        """Interpolation is the filter that resizes, as Pillow has it: widened by the scale where the image gets smaller."""
+
+    INTERPOLATION_UNSPECIFIED: ImageRules.Interpolation.ValueType  # 0
+    """Unset; never sent."""
+    INTERPOLATION_BICUBIC: ImageRules.Interpolation.ValueType  # 1
+    """Cubic, with a = -0.5."""
+    INTERPOLATION_BILINEAR: ImageRules.Interpolation.ValueType  # 2
+    """Linear (a triangle)."""
+
+    class _Crop:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CropEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageRules._Crop.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CROP_UNSPECIFIED: ImageRules._Crop.ValueType  # 0
+        """Unset; never sent."""
+        CROP_ROUND: ImageRules._Crop.ValueType  # 1
+        """CROP_ROUND begins at n / 2, rounded to the nearest even number where n is odd (torchvision)."""
+        CROP_FLOOR: ImageRules._Crop.ValueType  # 2
+        """CROP_FLOOR begins at n / 2, rounded down (transformers)."""
+
+    class Crop(_Crop, metaclass=_CropEnumTypeWrapper):
+        """Crop is where the middle begins that is cut out of an edge which is n pixels too long."""
+
+    CROP_UNSPECIFIED: ImageRules.Crop.ValueType  # 0
+    """Unset; never sent."""
+    CROP_ROUND: ImageRules.Crop.ValueType  # 1
+    """CROP_ROUND begins at n / 2, rounded to the nearest even number where n is odd (torchvision)."""
+    CROP_FLOOR: ImageRules.Crop.ValueType  # 2
+    """CROP_FLOOR begins at n / 2, rounded down (transformers)."""
+
+    class _ConvertRgb:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ConvertRgbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageRules._ConvertRgb.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CONVERT_RGB_UNSPECIFIED: ImageRules._ConvertRgb.ValueType  # 0
+        """Unset; never sent."""
+        CONVERT_RGB_AFTER_RESIZE: ImageRules._ConvertRgb.ValueType  # 1
+        """CONVERT_RGB_AFTER_RESIZE resizes and crops the image in its own mode; then transparency is dropped (open_clip)."""
+        CONVERT_RGB_BEFORE_RESIZE: ImageRules._ConvertRgb.ValueType  # 2
+        """CONVERT_RGB_BEFORE_RESIZE lays what is transparent on white, and converts before resizing (transformers)."""
+
+    class ConvertRgb(_ConvertRgb, metaclass=_ConvertRgbEnumTypeWrapper):
+        """ConvertRgb is when an image of another mode (grey, palette, transparency, CMYK) becomes RGB."""
+
+    CONVERT_RGB_UNSPECIFIED: ImageRules.ConvertRgb.ValueType  # 0
+    """Unset; never sent."""
+    CONVERT_RGB_AFTER_RESIZE: ImageRules.ConvertRgb.ValueType  # 1
+    """CONVERT_RGB_AFTER_RESIZE resizes and crops the image in its own mode; then transparency is dropped (open_clip)."""
+    CONVERT_RGB_BEFORE_RESIZE: ImageRules.ConvertRgb.ValueType  # 2
+    """CONVERT_RGB_BEFORE_RESIZE lays what is transparent on white, and converts before resizing (transformers)."""
+
+    class _Decode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DecodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageRules._Decode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DECODE_UNSPECIFIED: ImageRules._Decode.ValueType  # 0
+        """Unset; never sent."""
+        DECODE_EXACT: ImageRules._Decode.ValueType  # 1
+        """DECODE_EXACT decodes the image as it is."""
+        DECODE_FAST: ImageRules._Decode.ValueType  # 2
+        """DECODE_FAST decodes JPEGs at 1/2, 1/4 or 1/8 of their width and height, the smallest that leaves twice those that they
+        are resized to; these are computed from the original's, and no other format is affected.
+        """
+
+    class Decode(_Decode, metaclass=_DecodeEnumTypeWrapper):
+        """Decode is how much of an image is decoded."""
+
+    DECODE_UNSPECIFIED: ImageRules.Decode.ValueType  # 0
+    """Unset; never sent."""
+    DECODE_EXACT: ImageRules.Decode.ValueType  # 1
+    """DECODE_EXACT decodes the image as it is."""
+    DECODE_FAST: ImageRules.Decode.ValueType  # 2
+    """DECODE_FAST decodes JPEGs at 1/2, 1/4 or 1/8 of their width and height, the smallest that leaves twice those that they
+    are resized to; these are computed from the original's, and no other format is affected.
+    """
+
+    RESIZE_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    CONVERT_RGB_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    resize: Global___ImageRules.Resize.ValueType
+    """resize chooses the size before the crop."""
+    interpolation: Global___ImageRules.Interpolation.ValueType
+    """interpolation is the filter; an image that already has the size is not filtered."""
+    crop: Global___ImageRules.Crop.ValueType
+    """crop says where the middle begins."""
+    convert_rgb: Global___ImageRules.ConvertRgb.ValueType
+    """convert_rgb says when the image becomes RGB."""
+    decode: Global___ImageRules.Decode.ValueType
+    """decode says whether JPEGs may be decoded smaller."""
+    def __init__(
+        self,
+        *,
+        resize: Global___ImageRules.Resize.ValueType = ...,
+        interpolation: Global___ImageRules.Interpolation.ValueType = ...,
+        crop: Global___ImageRules.Crop.ValueType = ...,
+        convert_rgb: Global___ImageRules.ConvertRgb.ValueType = ...,
+        decode: Global___ImageRules.Decode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["convert_rgb", b"convert_rgb", "crop", b"crop", "decode", b"decode", "interpolation", b"interpolation", "resize", b"resize"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageRules: _TypeAlias = ImageRules  # noqa: Y015
 
 @_typing.final
 class ParityRecord(_message.Message):
