@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
@@ -330,30 +330,26 @@ class Queue:
 
 
 def of_like_length(waiting: Sequence[Pending], overhead: float) -> Sequence[Pending]:
-    """Those, in order, that cost less in a batch with the first than in one of their own.
+    """Those, in order, that share the first one's batch where all are put into batches of like length at the least cost.
 
-    Requests of the nearest length join while the padding that they bring costs less than `overhead`, the size whose execution
-    costs as much as the beginning of another.
+    A batch costs `overhead`, and each of its rows the length of the longest. The best batches are runs of neighbouring lengths,
+    and are found by trying, for each length, where the run that it ends begins.
     """
     rows: Counter[int] = Counter()
     for pending in waiting:
         rows[pending.length] += pending.rows - pending.taken
-    if len(rows) < 2:
-        return waiting
-    longest = waiting[0].length
-    joined = {longest}
-    together = rows[longest]
     lengths = sorted(rows)
-    place = lengths.index(longest)
-    for length in reversed(lengths[:place]):
-        if rows[length] * (longest - length) > overhead:
-            break
-        joined.add(length)
-        together += rows[length]
-    for length in lengths[place + 1 :]:
-        if together * (length - longest) > overhead:
-            break
-        joined.add(length)
-        together += rows[length]
-        longest = length
-    return [pending for pending in waiting if pending.length in joined]
+    before = [0, *accumulate(rows[length] for length in lengths)]
+    if lengths and sum(rows[length] * (lengths[-1] - length) for length in lengths) <= overhead:
+        return waiting
+    costs = [0.0]
+    begins = []
+    for end, length in enumerate(lengths):
+        cost, begin = min((costs[begin] + length * (before[end + 1] - before[begin]), begin) for begin in range(end + 1))
+        costs.append(cost + overhead)
+        begins.append(begin)
+    end = len(lengths) - 1
+    while waiting and lengths[begins[end]] > waiting[0].length:
+        end = begins[end] - 1
+    shared = set(lengths[begins[end] : end + 1])
+    return [pending for pending in waiting if pending.length in shared]
