@@ -20,12 +20,12 @@ help:  ## list the targets
 	@touch $@
 
 .venv/dev: pyproject.toml .venv/run
-	$(VENV)/$(PIP) -e '.[dev]'
+	$(VENV)/$(PIP) -e '.[dev,openvino]'
 	@touch $@
 
 .venv-export/dev: pyproject.toml
 	$(PYTHON) -m venv .venv-export
-	$(EXPORT)/$(PIP) -e '.[export]' pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis
+	$(EXPORT)/$(PIP) -e '.[export,openvino]' pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
 demo: .venv/run  ## serve the bundled encoder, import a sample catalogue, search it (DEMO_EXIT=1: then stop)

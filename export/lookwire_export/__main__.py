@@ -167,7 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repo", metavar="DIR", type=Path, required=True, help="the model repository")
     parser.add_argument("--name", metavar="N", help="the encoder's name there (default: from MODEL, in small letters)")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="how the weights are stored (default: fp32)"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="how the weights are stored, and in bf16 (by OpenVINO) and int8 computed with (default: fp32)",
     )
     parser.add_argument(
         "--decode",

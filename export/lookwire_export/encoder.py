@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lookwire_export import graph, manifest
+from lookwire_export import graph, manifest, openvino
 from lookwire_export.precision import PRECISIONS, layers, quantize, require_layers, store_half
 from lookwire_export.reference import ExportError, Reference
 from lookwire_export.towers import image_tower, text_tower
@@ -79,9 +79,9 @@ def export(
 ) -> ExportedEncoder:
     """Writes a reference as the encoder `name`; its manifest has no parity record yet, and is written last.
 
-    `precision` is "fp32", "fp16" or "int8"; an int8 export leaves the layers in `keep_fp32` in float32, and is made from an
-    fp32 export that it keeps. A graph that is there already, and whole, is kept, so that an export that was stopped goes
-    on. Raises ExportError.
+    `precision` is "fp32", "fp16", "int8" or "bf16". An int8 export leaves the layers in `keep_fp32` in float32, and is made
+    from an fp32 export that it keeps. The graphs of bf16 are those of fp32; the towers' configs have OpenVINO execute them. A
+    graph that is there already, and whole, is kept, so that an export that was stopped goes on. Raises ExportError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ExportError(f"{name!r} is no name for a model: use small letters, digits, - and _")
@@ -89,6 +89,8 @@ def export(
         raise ExportError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if keep_fp32 and precision != "int8":
         raise ExportError(f"layers are kept in fp32 in an int8 export only, and this is {precision}")
+    if precision == "bf16":
+        openvino.core()
     encoder = ExportedEncoder(name, root, {})
     text = text_tower(reference)
     files = {"image": encoder.image_graph, "text": encoder.text_graph}
@@ -106,7 +108,7 @@ def export(
             raise ExportError(f"{reference.architecture}: {error}") from error
     files["tokenizer"] = root / name / "1" / "tokenizer.json"
     _write(files["tokenizer"], reference.text.tokenizer)
-    _write_configs(encoder, reference, text.padding)
+    _write_configs(encoder, reference, text.padding, ACCELERATOR_CONFIG if precision == "bf16" else "")
     encoder = replace(encoder, manifest=manifest.manifest(reference, name, precision, text, files, keep_fp32))
     encoder.write_manifest()
     return encoder
@@ -142,17 +144,19 @@ def _fp32_root(root: Path) -> Path:
     return root / ".fp32"
 
 
-def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str) -> None:
+def _write_configs(encoder: ExportedEncoder, reference: Reference, padding: str, more: str) -> None:
+    """Writes the three configs; those of the towers have `more` at their end."""
     image, text, own = encoder.models
     values = {"max_batch": MAX_BATCH, "d": reference.dimension}
-    _write(encoder.root / image / "config.pbtxt", IMAGE_CONFIG.format(name=image, size=reference.image.size, **values))
+    config = IMAGE_CONFIG.format(name=image, size=reference.image.size, **values)
+    _write(encoder.root / image / "config.pbtxt", config + more)
     length = reference.text.context_length
     if padding == "max_length":
         config = TEXT_CONFIG.format(name=text, length=length, **values)
     else:
         config = TEXT_CONFIG.format(name=text, length=-1, **values)
         config += PADDING_CONFIG.format(tokens=MAX_BATCH_TOKENS, pad=reference.text.pad_id)
-    _write(encoder.root / text / "config.pbtxt", config)
+    _write(encoder.root / text / "config.pbtxt", config + more)
     _write(encoder.root / own / "config.pbtxt", ENCODER_CONFIG.format(name=own, **values))
 
 
@@ -185,6 +189,14 @@ dynamic_batching {{ }}
 PADDING_CONFIG = """\
 parameters {{ key: "max_batch_tokens" value {{ string_value: "{tokens}" }} }}
 parameters {{ key: "pad_value" value {{ string_value: "{pad}" }} }}
+"""
+
+ACCELERATOR_CONFIG = """\
+optimization {
+  execution_accelerators {
+    cpu_execution_accelerator [ { name: "openvino" parameters { key: "precision_mode" value: "bf16" } } ]
+  }
+}
 """
 
 ENCODER_CONFIG = """\

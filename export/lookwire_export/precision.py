@@ -1,4 +1,7 @@
-"""How the weights of a graph are stored: as they are, as halves, or as 8-bit integers that are computed with."""
+"""How the weights of a graph are stored: as they are, as halves, or as 8-bit integers that are computed with.
+
+In bf16 they are stored as they are, and computed with in bfloat16 (openvino.py).
+"""
 
 import difflib
 import logging
@@ -16,7 +19,7 @@ from lookwire_export import graph
 from lookwire_export.manifest import DATA
 from lookwire_export.reference import ExportError
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "bf16")
 SMALL = 4096
 """Weights of fewer values than this stay float32: they weigh nothing."""
 

@@ -27,7 +27,7 @@ REPLACED = ".replaced"
 """In a staging folder: its move has begun, and here are the models that it replaces."""
 LIBRARIES = ("lookwire", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "timm", "torch")
 """What writes a graph, beside the reference's own library."""
-BYTES = {"fp32": 4.4, "fp16": 2.2, "int8": 8.8}
+BYTES = {"fp32": 4.4, "fp16": 2.2, "int8": 8.8, "bf16": 4.4}
 """What an export takes on disk for each weight, its workings included: an int8 export keeps the float32 graphs until its end."""
 
 

@@ -69,6 +69,23 @@ def test_text_graph_is_open_clip_at_any_batch_and_length(
     assert np.abs(rows - reference.numpy()).max() < 1e-5
 
 
+def test_padding_is_not_computed(encoder: ExportedEncoder) -> None:
+    """The layers see the tokens up to each text's end only, and what stands after that changes no bit of the vectors."""
+    model = onnx.load(encoder.text_graph)
+    layer = next(node for node in model.graph.node if node.name == "text.blocks.0.mlp.c_fc")
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(layer.output[0]))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.full((3, 20), 7, np.int32)
+    ends = [1, 12, 19]
+    ids[range(3), ends] = 49407
+
+    rows, tokens = session.run(None, {"input_ids": ids})
+    ids[0, 2:], ids[1, 13:] = 0, 11
+
+    assert len(tokens) == sum(ends) + len(ends)
+    assert np.array_equal(session.run(["embedding"], {"input_ids": ids})[0], rows)
+
+
 def test_graphs_are_for_servers_of_onnxruntime_1_22(encoder: ExportedEncoder) -> None:
     """The graphs name their batch and length, and carry an IR version and opset that onnxruntime 1.22 reads."""
     image, text = onnx.load(encoder.image_graph), onnx.load(encoder.text_graph)

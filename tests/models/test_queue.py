@@ -120,32 +120,6 @@ def knowing(queue: Queue, fixed: float, slope: float) -> Queue:
     return queue
 
 
-def test_lengths_are_kept_apart_where_padding_costs_more() -> None:
-    """Texts of another length join while their padding costs less than an execution of their own; the others stay in order."""
-    queue = knowing(make(rows=64), fixed=0.010, slope=0.001)
-    first, near, far, same, longer = (pending(3, length=length) for length in (12, 10, 6, 12, 13))
-    filled(queue, first, near, far, same, longer)
-
-    assert taken(queue) == [first, near, same, longer]
-    assert taken(queue) == [far]
-
-
-def test_many_rows_are_not_padded_for_a_few() -> None:
-    """One long text does not lengthen a batch of many short ones; the oldest always goes."""
-    queue = knowing(make(rows=64), fixed=0.010, slope=0.001)
-    short, long = pending(20, length=8), pending(1, length=9)
-
-    assert taken(filled(queue, short, long)) == [short]
-    assert taken(queue) == [long]
-
-
-def test_lengths_share_where_nothing_is_known() -> None:
-    """Before anything is known of the costs, all lengths share a batch."""
-    short, long = pending(20, length=8), pending(1, length=77)
-
-    assert taken(filled(make(rows=64), short, long)) == [short, long]
-
-
 @pytest.mark.parametrize("lane", Lane)
 def test_batch_keeps_to_its_time_slice(lane: Lane) -> None:
     """A batch has as many rows as the time slice has time for; more only where its beginning costs more than they do."""

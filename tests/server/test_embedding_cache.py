@@ -19,7 +19,6 @@ from lookwire_server.errors import DeadlineExceeded, QueueFull
 from lookwire_server.metrics import Metrics
 from lookwire_server.models import config_file
 from lookwire_server.models.model import Lane, Request, Response
-from lookwire_server.models.padding import Padding
 from tests.conftest import MODEL_REPOSITORY
 from tests.server.tower import Tower, until_asked
 
@@ -184,7 +183,7 @@ async def tower() -> Tower:
 def encoder(tower: Tower) -> Encoder:
     manifest = read(GARMENTS / "1")
     assert manifest.text
-    text = TextTower(tower, manifest.text, TextTokenizer(GARMENTS / "1", manifest.text), Padding.of(tower.config))
+    text = TextTower(tower, manifest.text, TextTokenizer(GARMENTS / "1", manifest.text))
     cache = TextCache(1 << 20)
     return Encoder(config_file.read(GARMENTS), 1, manifest, None, text, 65_536, cache, Metrics())
 

@@ -174,3 +174,10 @@ def test_what_decides_no_vector_is_not_in_the_fingerprint() -> None:
     other = manifest | {"description": "x", "logit_scale": 1.0, "score": "sigmoid", "parity": None, "precision": "x"}
 
     assert Manifest.model_validate(other).fingerprint() == Manifest.model_validate(manifest).fingerprint()
+
+
+def test_bf16_is_another_encoder() -> None:
+    """The towers of bf16 are the files of fp32, executed otherwise: the fingerprint tells them apart."""
+    fp32, bf16 = (Manifest.model_validate(bundled() | {"precision": name}) for name in ("fp32", "bf16"))
+
+    assert fp32.fingerprint() != bf16.fingerprint()

@@ -35,7 +35,7 @@ class Bounds:
         """Returns the bounds of a precision; fp16 is held to those of fp32 if the weights are half values already."""
         if precision == "int8":
             return cls(0.99, 0.99, None, None, None)
-        if precision == "fp16" and not reference.is_half:
+        if precision == "bf16" or (precision == "fp16" and not reference.is_half):
             return cls(0.999, 0.999, None, 0.01, 1e-5)
         return cls(0.99999, 0.9999, 0.01, 0.01, 1e-5)
 

@@ -1,12 +1,13 @@
 """The graphs on the reference's own pixels and token ids, by the batch and alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from lookwire_export import openvino
 from lookwire_export.encoder import Progress
 from lookwire_export.gate.agreement import Array, unit
 from lookwire_export.gate.answers import BATCH, Answers, in_batches
@@ -19,15 +20,14 @@ IMAGE_SAMPLE, TEXT_SAMPLE = 17, 34
 
 
 class Graph:
-    """A tower's ONNX file, run on all cores."""
+    """A tower's ONNX file, run on all cores by what the server runs it with in this precision."""
 
-    def __init__(self, file: Path) -> None:
-        self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+    def __init__(self, file: Path, precision: str) -> None:
+        self._execute = openvino.executor(file) if precision == "bf16" else _executor(file)
 
     def run(self, rows: Array) -> Array:
         """Returns the embeddings of one batch, float32 [n, D]."""
-        return np.asarray(self._session.run(["embedding"], {self._input: rows})[0])
+        return self._execute(rows)
 
     def answer(self, answers: Answers, what: str, progress: Progress) -> Array:
         """Returns the embeddings of the reference's own inputs, float32 [n, D]."""
@@ -88,6 +88,13 @@ def text_effects(
         effects.append(Effect.of("text", "padding", alone, np.concatenate(together)))
         effects.append(Effect.of("text", "batch", full, _run_in(size, graph, ids)))
     return effects
+
+
+def _executor(file: Path) -> Callable[[Array], Array]:
+    """Returns what computes the embeddings of a batch by onnxruntime."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda rows: np.asarray(session.run(["embedding"], {name: rows})[0])
 
 
 def padded(rows: Sequence[Array], length: int, pad_id: int) -> Array:

@@ -82,5 +82,5 @@ class Layers:
         with tempfile.TemporaryDirectory(dir=self._file.parent, prefix=".") as folder:
             file = Path(folder) / "model.onnx"
             precision.quantize(self._file, file, [name for name in self._all if name in keep])
-            rows = Graph(file).run(self._inputs)
+            rows = Graph(file, "int8").run(self._inputs)
         return Agreement.of(self._kinds, rows, self._vectors).min_cosine

@@ -73,8 +73,8 @@ def _towers(
     reference: Reference, encoder: ExportedEncoder, probed: Probed, progress: Progress
 ) -> tuple[Tower, Tower, Served]:
     """Returns both towers as measured, and what the server answered."""
-    images, texts = probed.images, probed.texts
-    image_graph, text_graph = Graph(encoder.image_graph), Graph(encoder.text_graph)
+    images, texts, precision = probed.images, probed.texts, encoder.manifest["precision"]
+    image_graph, text_graph = Graph(encoder.image_graph, precision), Graph(encoder.text_graph, precision)
     image_rows = image_graph.answer(images, "images", progress)
     text_rows = text_graph.answer(texts, "texts", progress)
     padding = encoder.manifest["text"]["padding"]
@@ -83,7 +83,7 @@ def _towers(
         text_effects(text_graph, texts, reference, padding, progress),
     )
     served = Served(encoder, probed, progress)
-    bounds = Bounds.of(encoder.manifest["precision"], reference)
+    bounds = Bounds.of(precision, reference)
     image, text = (
         Tower(
             name,

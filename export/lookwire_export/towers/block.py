@@ -5,6 +5,8 @@ from typing import Any
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
+from lookwire_export.towers.packing import Packing
+
 
 class Block(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not installed where types are checked
     """Computes what open_clip's ResidualAttentionBlock and transformers' CLIPEncoderLayer and SiglipEncoderLayer compute,
@@ -26,24 +28,27 @@ class Block(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not ins
         self.out = attention.out_proj
         self.mlp = layer.mlp
 
-    def forward(self, x: Any, context: Any, mask: Any = None) -> Any:
+    def forward(self, x: Any, context: Any, mask: Any = None, packing: Packing | None = None) -> Any:
         """Returns x [batch, queries, width] after it has attended to context [batch, length, width].
 
-        The mask is added to the scores [batch, heads, queries, length].
+        The mask is added to the scores [batch, heads, queries, length]. With a packing, either may be packed: [tokens, width].
         """
-        x = x + self.ls_1(self._attend(self.ln_1(x), self.ln_1(context), mask))
+        x = x + self.ls_1(self._attend(self.ln_1(x), self.ln_1(context), mask, packing))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
-    def _attend(self, x: Any, context: Any, mask: Any) -> Any:
+    def _attend(self, x: Any, context: Any, mask: Any, packing: Packing | None) -> Any:
         """softmax(q k^T / sqrt(head width) + mask) v for each head ("Attention Is All You Need", equation 1)."""
-        q, k, v = self._heads(self.query(x)), self._heads(self.key(context)), self._heads(self.value(context))
+        q, k, v = (self._heads(part, packing) for part in (self.query(x), self.key(context), self.value(context)))
         scores = (q * self.head_width**-0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores + mask
-        return self.out((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+        attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+        return self.out(packing.packed(attended) if packing and x.ndim == 2 else attended)
 
-    def _heads(self, x: Any) -> Any:
-        """[batch, tokens, width] to [batch, heads, tokens, head width]."""
+    def _heads(self, x: Any, packing: Packing | None) -> Any:
+        """[batch, tokens, width], or packed, to [batch, heads, tokens, head width]."""
+        if packing and x.ndim == 2:
+            x = packing.padded(x)
         return x.unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPModel, SiglipModel
 from lookwire_export.reference import ExportError, Reference
 from lookwire_export.towers.block import Block, can_be_written_out, projection
 from lookwire_export.towers.own import own
+from lookwire_export.towers.packing import Packing
 
 
 def text_tower(reference: Reference) -> Any:
@@ -48,7 +49,8 @@ def _can_be_written_out(model: Any) -> bool:
 
 class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not installed where types are checked
     """A text transformer, written out: that of open_clip's CLIP, its TextTransformer, or the text models of transformers'
-    CLIPModel and SiglipModel. The last block computes only the token that is pooled.
+    CLIPModel and SiglipModel. The last block computes only the token that is pooled, and where what follows the end of a
+    text has no influence, only what stands up to the end is computed at all, but for attention's scores.
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,23 +88,37 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
 
     def forward(self, input_ids: Any) -> Any:
         """Returns the embedding of the pooled token."""
+        length = input_ids.shape[1]
+        mask = None if self.mask is None else self.mask[:length, :length]
+        pool = self._pooled_of_packed if self.padding == "longest" else self._pooled_of_padded
+        return functional.normalize(self.projection(self.ln_final(pool(input_ids, mask)))[:, 0], dim=-1)
+
+    def _pooled_of_packed(self, input_ids: Any, mask: Any) -> Any:
+        """Returns the token at each text's end [batch, 1, width] after the last block."""
+        ends = self._ends(input_ids)
+        packing = Packing(ends, input_ids.shape[1])
+        x = self.tokens.weight.index_select(0, packing.packed(input_ids)) + self.places.index_select(0, packing.places)
+        for block in self.blocks[:-1]:
+            x = block(x, x, mask, packing)
+        return self.blocks[-1](x.index_select(0, packing.ends)[:, None], x, mask[ends][:, None, None], packing)
+
+    def _pooled_of_padded(self, input_ids: Any, mask: Any) -> Any:
+        """Returns the pooled token of each text [batch, 1, width] after the last block."""
         batch, length = input_ids.shape
         words = self.tokens.weight.index_select(0, input_ids.flatten()).unflatten(0, (batch, length))
         x = words + self.places[:length]
-        mask = None if self.mask is None else self.mask[:length, :length]
         for block in self.blocks[:-1]:
             x = block(x, x, mask)
-        pooled = self.blocks[-1](*self._pooled(x, input_ids, mask))
-        return functional.normalize(self.projection(self.ln_final(pooled))[:, 0], dim=-1)
-
-    def _pooled(self, x: Any, input_ids: Any, mask: Any) -> tuple[Any, Any, Any]:
-        """Returns the pooled token of each text [batch, 1, width], all tokens, and the mask of the pooled ones."""
         if self.pooling in ("first", "last"):
             at = slice(0, 1) if self.pooling == "first" else slice(-1, None)
-            return x[:, at], x, None if mask is None else mask[at]
-        ends = input_ids if self.pooling == "argmax" else (input_ids == self.eos).int()
-        end = ends.argmax(dim=-1)  # the first of several
-        return x[torch.arange(x.shape[0]), end][:, None], x, None if mask is None else mask[end][:, None, None]
+            return self.blocks[-1](x[:, at], x, None if mask is None else mask[at])
+        ends = self._ends(input_ids)
+        pooled = x[torch.arange(batch), ends][:, None]
+        return self.blocks[-1](pooled, x, None if mask is None else mask[ends][:, None, None])
+
+    def _ends(self, input_ids: Any) -> Any:
+        """Returns the place of each text's end, int64 [batch]: the first of several."""
+        return (input_ids if self.pooling == "argmax" else (input_ids == self.eos).int()).argmax(dim=-1)
 
 
 class OwnTextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # as above

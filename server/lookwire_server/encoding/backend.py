@@ -15,9 +15,10 @@ from lookwire_server.errors import FailedPrecondition, InvalidArgument, NotFound
 from lookwire_server.models.backends import onnxruntime
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Model
-from lookwire_server.models.padding import Padding
 from lookwire_server.models.repository import Repository
 
+# The precision of a manifest whose towers have OpenVINO as their execution accelerator.
+BF16 = "bf16"
 # Where the export puts weights that a graph is too large to hold.
 DATA_FILE = "model.onnx.data"
 
@@ -43,7 +44,7 @@ class EncoderBackend:
         if manifest.text and manifest.towers.text:
             model = await self._tower(manifest.towers.text, "input_ids", manifest, config.name, repository)
             tokenizer = await asyncio.to_thread(TextTokenizer, directory, manifest.text)
-            text = TextTower(model, manifest.text, tokenizer, Padding.of(model.config))
+            text = TextTower(model, manifest.text, tokenizer)
         return Encoder(
             config,
             version,
@@ -65,6 +66,20 @@ class EncoderBackend:
             )
         log.warning("encoder without a passing parity record", encoder=manifest.name)
 
+    def _check_precision(self, tower: ModelConfig, manifest: Manifest, repository: Repository) -> None:
+        """A tower in another precision than the one that was compared with the reference gives other vectors."""
+        if tower.accelerated == (manifest.precision == BF16):
+            return
+        config = repository.directory(tower.name) / "config.pbtxt"
+        if not self.allow_ungated:
+            problem, remedy = ("asks for", "take it out") if tower.accelerated else ("does not ask for", "put it in")
+            raise FailedPrecondition(
+                f"{config} {problem} the execution accelerator 'openvino' (bf16), but encoder '{manifest.name}' passed its "
+                f"comparison with the reference in {manifest.precision}: {remedy}, export the encoder again with "
+                "lookwire-export --precision, or start with --allow-ungated true"
+            )
+        log.warning("tower in another precision than the encoder's", encoder=manifest.name, config=str(config))
+
     async def _tower(self, tower: Tower, input: str, manifest: Manifest, encoder: str, repository: Repository) -> Model:
         """The tower's model, if it is the pinned file with the graph that an encoder needs."""
         versions = await repository.need(tower.model, by=encoder)
@@ -79,6 +94,7 @@ class EncoderBackend:
         for file, pinned in ((onnxruntime.FILE, tower.sha256), (DATA_FILE, tower.data_sha256)):
             if pinned is not None:
                 await asyncio.to_thread(check_digest, directory / file, pinned, manifest.name)
+        self._check_precision(model.config, manifest, repository)
         inputs = [spec.name for spec in model.config.inputs]
         outputs = {spec.name: spec.dims for spec in model.config.outputs}
         if inputs != [input] or outputs.get("embedding") != (manifest.dimension,):

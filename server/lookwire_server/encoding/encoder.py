@@ -17,7 +17,6 @@ from lookwire_server.errors import InvalidArgument, LookwireError, Unavailable
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.model import Lane, Model, Request, Response, Tensor, check
-from lookwire_server.models.padding import Padding
 from lookwire_server.models.statistics import Statistics
 from lookwire_server.models.together import together
 
@@ -95,28 +94,20 @@ class ImageTower:
 
 @dataclass(slots=True, frozen=True)
 class TextTower:
-    """The text half: token ids go to `model`, which pads by `padding`."""
+    """The text half: token ids go to `model`."""
 
     model: Model
     rules: TextRules
     tokenizer: TextTokenizer
-    padding: Padding
 
-    def by_length(self, indexes: Sequence[int], ids: Sequence[Sequence[int]]) -> list[tuple[list[int], Tensor]]:
-        """Groups texts whose padded lengths are equal: input indexes, and int32 ids of shape [texts, length]."""
+    def padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """int32 of shape [texts, length]: as long as the longest, or as the context where the tower needs that."""
         rules = self.rules
-        cut = rules.padding == "longest"
-        groups: dict[int, list[int]] = {}
-        for position, tokens in enumerate(ids):
-            length = min(self.padding.bucket(len(tokens)), rules.context_length) if cut else rules.context_length
-            groups.setdefault(length, []).append(position)
-        padded = []
-        for length, positions in groups.items():
-            matrix = np.full((len(positions), length), rules.pad_id, np.int32)
-            for row, position in enumerate(positions):
-                matrix[row, : len(ids[position])] = ids[position]
-            padded.append(([indexes[position] for position in positions], matrix))
-        return padded
+        length = max(map(len, ids)) if rules.padding == "longest" else rules.context_length
+        matrix = np.full((len(ids), length), rules.pad_id, np.int32)
+        for row, own in enumerate(ids):
+            matrix[row, : len(own)] = own
+        return matrix
 
 
 class Encoder:
@@ -284,17 +275,13 @@ class Encoder:
         self._tokenise_seconds.observe(tokenise)
         made.times.tokenise += tokenise
 
-        async def infer(indexes: Sequence[int], tokens: Tensor) -> None:
-            response = await tower.model.infer(Request({"input_ids": tokens}, lane, deadline))
-            made.times.answered(response)
-            embedding = response.outputs["embedding"]
-            for row, index in enumerate(indexes):
-                made.vectors[texts[index]] = vector = embedding[row].copy()  # the row is part of a large batch
-                nbytes = ENTRY_BYTES + sys.getsizeof(texts[index]) + vector.nbytes
-                # Bulk work takes free room only: an import drives out no query.
-                self._cache.put((self.fingerprint, texts[index]), vector, nbytes, first_to_go=lane is Lane.BULK)
-
-        await together([infer(indexes, tokens) for indexes, tokens in tower.by_length(range(len(texts)), ids)])
+        response = await tower.model.infer(Request({"input_ids": tower.padded(ids)}, lane, deadline))
+        made.times.answered(response)
+        for text, row in zip(texts, response.outputs["embedding"], strict=True):
+            made.vectors[text] = vector = row.copy()  # the row is part of a large batch
+            nbytes = ENTRY_BYTES + sys.getsizeof(text) + vector.nbytes
+            # Bulk work takes free room only: an import drives out no query.
+            self._cache.put((self.fingerprint, text), vector, nbytes, first_to_go=lane is Lane.BULK)
 
     def check_wait(self, deadline: float | None) -> None:
         """Nothing: `embed` has its towers refuse before it decodes and tokenises."""

@@ -137,6 +137,8 @@ class Manifest(Strict):
             "text": self.text and self.text.model_dump(exclude={"tokenizer"}),
             "text_tower": self.towers.text and self.towers.text.model_dump(include=WEIGHTS),
         }
+        if self.precision == "bf16":  # in the towers' configuration: the weights are those of fp32
+            decides["precision"] = self.precision
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
 

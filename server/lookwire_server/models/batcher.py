@@ -218,9 +218,8 @@ class Batcher:
             self._queue_seconds.observe(waited)
 
     def _learn(self, pieces: list[Piece], seconds: float) -> None:
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        longest = max(piece.pending.length for piece in pieces)
-        self._queue.costs[pieces[0].pending.request.lane].learn(rows * longest, seconds)
+        size = sum((piece.stop - piece.start) * piece.pending.length for piece in pieces)
+        self._queue.costs[pieces[0].pending.request.lane].learn(size, seconds)
 
     def _collect(self, piece: Piece, execution: Execution, number: int) -> None:
         """Keeps the answer of one piece; the request is answered when all its rows are, or when a piece failed."""

@@ -5,7 +5,7 @@ unknown is an error, one that is known and has no effect here is a warning.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from lookwire_server.errors import InvalidArgument
 from lookwire_server.models import datatypes
 
+Accelerator: TypeAlias = model_config_pb2.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator
 # Backend -> the platform that Triton's clients expect to read.
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "ensemble": "ensemble"}
 
@@ -86,7 +87,8 @@ class ModelConfig:
 
     `max_batch_size` 0 means that the model has no batch dimension. `specs` are the inputs by name. Priority levels run from
     1, the highest, to `priority_levels`; 0 means that there are none. `max_queue_delay` is in seconds. `scattered` are the
-    outputs that are handed out in the shapes of a ragged input, each with that input's name.
+    outputs that are handed out in the shapes of a ragged input, each with that input's name. `accelerated` says that OpenVINO
+    executes an ONNX graph, in bf16.
     """
 
     name: str
@@ -98,6 +100,7 @@ class ModelConfig:
     scattered: Mapping[str, str]
     instances: int
     gpu: bool
+    accelerated: bool
     dynamic_batching: bool
     preferred_batch_sizes: tuple[int, ...]
     max_queue_delay: float
@@ -198,6 +201,7 @@ def from_message(
     if not message.HasField("version_policy"):
         message.version_policy.latest.num_versions = 1
     fill_instances(message, backend, wrong)
+    gpu = any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group)
     batching = message.dynamic_batching
     dynamic = message.HasField("dynamic_batching") and message.max_batch_size > 0
     if message.HasField("dynamic_batching"):
@@ -235,7 +239,8 @@ def from_message(
         ),
         scattered=scattered(message, wrong),
         instances=sum(group.count for group in message.instance_group) or 1,
-        gpu=any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group),
+        gpu=gpu,
+        accelerated=backend == "onnxruntime" and accelerated(message, gpu, wrong),
         dynamic_batching=dynamic,
         preferred_batch_sizes=tuple(sorted(batching.preferred_batch_size)),
         max_queue_delay=batching.max_queue_delay_microseconds / 1e6,
@@ -306,6 +311,33 @@ def scattered(message: model_config_pb2.ModelConfig, wrong: Complaint) -> dict[s
     return sources
 
 
+def accelerated(message: model_config_pb2.ModelConfig, gpu: bool, wrong: Complaint) -> bool:
+    """Whether the config asks for OpenVINO in bf16, the one execution accelerator that is served."""
+    asked = [accelerator for accelerator in cpu_accelerators(message) if takes_effect(accelerator)]
+    if not asked:
+        return False
+    for name, value in asked[0].parameters.items():
+        if (name, value) != ("precision_mode", "bf16"):
+            raise wrong(
+                f"execution accelerator 'openvino' has parameter '{name}' with value '{value}'; served is precision_mode 'bf16' "
+                "alone"
+            )
+    if gpu:
+        raise wrong("execution accelerator 'openvino' is for instances of KIND_CPU; instance_group asks for KIND_GPU")
+    return True
+
+
+def cpu_accelerators(message: model_config_pb2.ModelConfig) -> Sequence[Accelerator]:
+    """The accelerators that are asked for on the CPU."""
+    accelerators: Sequence[Accelerator] = message.optimization.execution_accelerators.cpu_execution_accelerator
+    return accelerators
+
+
+def takes_effect(accelerator: Accelerator) -> bool:
+    """OpenVINO without a precision would compute what onnxruntime computes."""
+    return accelerator.name == "openvino" and "precision_mode" in accelerator.parameters
+
+
 def warnings(message: model_config_pb2.ModelConfig) -> list[str]:
     """What the configuration asks for that has no effect here, a sentence each."""
     optimization = message.optimization
@@ -313,7 +345,10 @@ def warnings(message: model_config_pb2.ModelConfig) -> list[str]:
         "optimization.cuda": lambda: optimization.HasField("cuda"),
         "optimization.input_pinned_memory": lambda: optimization.HasField("input_pinned_memory"),
         "optimization.output_pinned_memory": lambda: optimization.HasField("output_pinned_memory"),
-        "optimization.execution_accelerators": lambda: optimization.HasField("execution_accelerators"),
+        "optimization.execution_accelerators": lambda: (
+            optimization.execution_accelerators.gpu_execution_accelerator
+            or not all(map(takes_effect, cpu_accelerators(message)))
+        ),
         "optimization.gather_kernel_buffer_threshold": lambda: optimization.gather_kernel_buffer_threshold,
         "optimization.eager_batching": lambda: optimization.eager_batching,
         "optimization.priority": lambda: optimization.priority,

@@ -11,7 +11,7 @@ LEAST = 1e-12
 
 
 class Cost:
-    """Seconds of an execution = `fixed` + `slope` x size, where the size is its rows times their padded length.
+    """Seconds of an execution = `fixed` + `slope` x size, where the size is the sum of its rows' lengths.
 
     A line describes text towers to a few hundredths (ViT-B/32 on 2 cores: 5 ms + 0.37 ms a token, from 8 to 512 tokens). It is
     fitted by least squares of the relative error. While all executions were of one size, `fixed` is taken for 0.

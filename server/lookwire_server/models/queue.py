@@ -1,10 +1,10 @@
 """The queue of a batcher: which waiting requests make the next batch, and when. Pure policy: no clock, no threads, no I/O."""
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain, islice
+from itertools import chain
 from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
@@ -22,8 +22,6 @@ WORTH = 10
 # Of the time that its caller will wait, an interactive request may spend this share in the queue. The rest is for what is not
 # foreseen, and a queue this short is soon worked off. Bulk requests are large: most of what they wait for is their own.
 QUEUE_SHARE = 0.5
-# Where lengths differ, a batch is put together from this many times its rows at most, the oldest.
-WINDOW = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -229,12 +227,11 @@ class Queue:
         """The next batch, the requests found past their deadline on the way, and the seconds to wait if no batch is due.
 
         What is returned has left the queue. A batch is a prefix of the queue of equal shapes, or, with a lane, of what waits
-        in that; where requests are padded, those are passed over that would cost more in padding than apart. It goes at once
-        unless `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred size, when it cannot grow
-        (the next request has another shape or does not fit), or when its oldest request has waited that long (Triton's rule).
-        Without a delay, or `at_once`, the largest preferred size that the prefix makes goes, or all of it if it makes
-        none. A request of more rows than a batch is taken in pieces. A batch is no larger than its time slice, unless the config
-        says when batches go.
+        in that. It goes at once unless `max_queue_delay_microseconds` is set; then it goes when its rows make a preferred
+        size, when it cannot grow (the next request has another shape or does not fit), or when its oldest request has waited
+        that long (Triton's rule). Without a delay, or `at_once`, the largest preferred size that the prefix makes goes, or
+        all of it if it makes none. A request of more rows than a batch is taken in pieces. A batch is no larger than its time
+        slice, unless the config says when batches go.
         """
         chosen: list[tuple[Pending, int]] = []
         late: list[Pending] = []
@@ -275,12 +272,9 @@ class Queue:
 
     def _candidates(self, lane: Lane | None) -> Iterable[Pending]:
         """What may go next, in order."""
-        parts = self._bulk_first if self._passed_over >= PATIENCE else self._in_order
-        waiting = chain(*(parts if lane is None else self._parts[lane]))
-        overhead = self.costs[lane or Lane.INTERACTIVE].overhead
-        if overhead == inf:
-            return waiting
-        return of_like_length(list(islice(waiting, WINDOW * self._batch_rows)), overhead)
+        if lane is not None:
+            return chain(*self._parts[lane])
+        return chain(*(self._bulk_first if self._passed_over >= PATIENCE else self._in_order))
 
     def _most(self, first: Pending) -> int:
         """The rows that a batch may have which begins with this request."""
@@ -327,29 +321,3 @@ class Queue:
         for pending in everything:
             self.discard(pending)
         return everything
-
-
-def of_like_length(waiting: Sequence[Pending], overhead: float) -> Sequence[Pending]:
-    """Those, in order, that share the first one's batch where all are put into batches of like length at the least cost.
-
-    A batch costs `overhead`, and each of its rows the length of the longest. The best batches are runs of neighbouring lengths,
-    and are found by trying, for each length, where the run that it ends begins.
-    """
-    rows: Counter[int] = Counter()
-    for pending in waiting:
-        rows[pending.length] += pending.rows - pending.taken
-    lengths = sorted(rows)
-    before = [0, *accumulate(rows[length] for length in lengths)]
-    if lengths and sum(rows[length] * (lengths[-1] - length) for length in lengths) <= overhead:
-        return waiting
-    costs = [0.0]
-    begins = []
-    for end, length in enumerate(lengths):
-        cost, begin = min((costs[begin] + length * (before[end + 1] - before[begin]), begin) for begin in range(end + 1))
-        costs.append(cost + overhead)
-        begins.append(begin)
-    end = len(lengths) - 1
-    while waiting and lengths[begins[end]] > waiting[0].length:
-        end = begins[end] - 1
-    shared = set(lengths[begins[end] : end + 1])
-    return [pending for pending in waiting if pending.length in shared]

@@ -1,4 +1,7 @@
-"""The onnxruntime backend: `<version>/model.onnx`, on the CPU or, with a GPU build of onnxruntime, on GPUs."""
+"""The onnxruntime backend: `<version>/model.onnx`, on the CPU or, with a GPU build of onnxruntime, on GPUs.
+
+A config may have OpenVINO execute the graph in its place (openvino.py).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from lookwire_server.errors import InvalidArgument, LookwireError
+from lookwire_server.errors import InvalidArgument
 from lookwire_server.models import datatypes
 from lookwire_server.models.backends.load_threads import in_load_thread
+from lookwire_server.models.backends.openvino import OpenVinoSession, core
+from lookwire_server.models.backends.openvino_graph import Node, OpenVinoGraph
+from lookwire_server.models.backends.sound import execute_sound
 from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.model import Model, Request, Tensor
 from lookwire_server.models.repository import Repository
-from lookwire_server.models.session import Execution, StackedSession
+from lookwire_server.models.session import Execution, Session, StackedSession
 from lookwire_server.models.warmup import rehearse, warm
 
 FILE = "model.onnx"
@@ -43,18 +49,27 @@ class OnnxRuntimeBackend:
 
     async def load(self, config: ModelConfig, version: int, directory: Path, repository: Repository) -> Model:
         """Opens a session an instance, checks the config against the graph, and warms each up."""
-        opened = await in_load_thread(self._open, config, graph_file(config, directory))
-        config = completed(config, opened[0], self.default_max_batch_size)
-        sessions = [OnnxSession(config, session) for session in opened]
+        path = graph_file(config, directory)
+        sessions: Sequence[Session]
+        if config.accelerated:
+            config, sessions = await in_load_thread(self._accelerate, config, path)
+        else:
+            opened = await in_load_thread(self._open, config, path)
+            config = completed(config, opened[0].get_inputs(), opened[0].get_outputs(), self.default_max_batch_size)
+            sessions = [OnnxSession(config, session) for session in opened]
         if config.warmups:
             await in_load_thread(warm, config, directory.parent, sessions)
         else:
             await in_load_thread(rehearse, config, sessions)
         return repository.serve(config, version, sessions)
 
+    def _accelerate(self, config: ModelConfig, path: Path) -> tuple[ModelConfig, list[OpenVinoSession]]:
+        graph = OpenVinoGraph(core(), path)
+        config = completed(config, graph.inputs, graph.outputs, self.default_max_batch_size)
+        threads = self._intra_op_threads(config)
+        return config, [OpenVinoSession(config, graph, threads) for _ in range(config.instances)]
+
     def _open(self, config: ModelConfig, path: Path) -> list[onnxruntime.InferenceSession]:
-        if not path.is_file():
-            raise InvalidArgument(f"{path} does not exist")
         if config.gpu and GPU_PROVIDER not in onnxruntime.get_available_providers():
             raise InvalidArgument(
                 f"model '{config.name}': instance_group asks for KIND_GPU, but this onnxruntime has no GPU support; set "
@@ -86,11 +101,12 @@ class OnnxRuntimeBackend:
             )
         return sessions
 
+    def _intra_op_threads(self, config: ModelConfig) -> int:
+        return integer(config, "intra_op_thread_count", max(1, self.threads // config.instances))
+
     def _options(self, config: ModelConfig) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = integer(
-            config, "intra_op_thread_count", max(1, self.threads // config.instances)
-        )
+        options.intra_op_num_threads = self._intra_op_threads(config)
         options.inter_op_num_threads = integer(config, "inter_op_thread_count", 1)
         options.enable_cpu_mem_arena = bool(integer(config, "enable_mem_arena", 1, most=1))
         # Shapes vary by length and batch: plans per shape and an arena that doubles would grow memory for good.
@@ -129,14 +145,7 @@ class OnnxSession:
     def execute(self, requests: Sequence[Request]) -> Execution:
         if not self._text_inputs:
             return self._stacked.execute(requests)
-        decoded = [self._decoded(request) for request in requests]
-        sound = [request for request in decoded if isinstance(request, Request)]
-        if not sound:
-            return Execution([item for item in decoded if isinstance(item, LookwireError)], 0.0, 0.0, 0.0)
-        execution = self._stacked.execute(sound)
-        answers = iter(execution.answers)
-        execution.answers = [next(answers) if isinstance(item, Request) else item for item in decoded]
-        return execution
+        return execute_sound(self._stacked, [self._decoded(request) for request in requests])
 
     def _decoded(self, request: Request) -> Request | InvalidArgument:
         """The request with str for bytes, as onnxruntime takes them."""
@@ -171,7 +180,10 @@ def graph_file(config: ModelConfig, directory: Path) -> Path:
     path = directory / (config.message.default_model_filename or FILE)
     if not path.resolve().is_relative_to(directory.resolve()):
         raise InvalidArgument(f"model '{config.name}': default_model_filename leads out of {directory}: {path}")
-    return path / FILE if path.is_dir() else path
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise InvalidArgument(f"{path} does not exist")
+    return path
 
 
 def devices(config: ModelConfig) -> list[int | None]:
@@ -196,13 +208,14 @@ def integer(config: ModelConfig, parameter: str, default: int, *, most: int = 10
     return values[0] if values else default
 
 
-def completed(config: ModelConfig, session: onnxruntime.InferenceSession, default_max_batch_size: int) -> ModelConfig:
+def completed(
+    config: ModelConfig, inputs: Sequence[Node], outputs: Sequence[Node], default_max_batch_size: int
+) -> ModelConfig:
     """The config with what it leaves to the graph; one that contradicts the graph is an error.
 
     A config that names no inputs or no outputs gets those of the graph. If all tensors of that have a first dimension of any
     size, it is taken for the batch: max_batch_size is the default where it is 0, and dynamic batching is on.
     """
-    inputs, outputs = session.get_inputs(), session.get_outputs()
     declared = {spec.name: spec for spec in (*config.inputs, *config.outputs)}
     batch = config.max_batch_size
     silent = not (config.inputs and config.outputs)
@@ -224,7 +237,7 @@ def completed(config: ModelConfig, session: onnxruntime.InferenceSession, defaul
     return config.completed(graph_inputs, graph_outputs, max_batch_size=batch if silent and batch else None)
 
 
-def takes_batch(node: onnxruntime.NodeArg, declared: TensorSpec | None) -> bool:
+def takes_batch(node: Node, declared: TensorSpec | None) -> bool:
     """Whether a tensor's first dimension is of any size, and is not among the dims that the config declares."""
     return (
         bool(node.shape)
@@ -254,7 +267,7 @@ def compare(declared: TensorSpec, in_graph: TensorSpec, *, shapes: bool) -> None
         )
 
 
-def spec_of(node: onnxruntime.NodeArg, max_batch_size: int, declared: TensorSpec | None) -> TensorSpec:
+def spec_of(node: Node, max_batch_size: int, declared: TensorSpec | None) -> TensorSpec:
     """An input or output of the graph, without its batch dimension; a single number is a tensor of dims [1]."""
     kind = node.type.removeprefix("tensor(").removesuffix(")")
     datatype = ONNX_TYPES.get(kind, kind.upper())

@@ -10,19 +10,22 @@ from lookwire_server.errors import InvalidArgument
 if TYPE_CHECKING:
     import openvino
 
-# OpenVINO checks no index that a GatherND, a Scatter or the like takes from a tensor: a graph has only operations of which it
+# OpenVINO checks no index that a GatherND, a ScatterND or the like takes from a tensor: a graph has only operations of which it
 # is known that no value leads them out of their tensors. Of Gather that is documented: what is out of range is zeros.
 OPERATIONS = frozenset(
     """
-    Abs Add AvgPool Broadcast Clamp Concat Constant Convert ConvertLike Convolution Cos CumSum Divide Elu Equal Erf Exp
-    Floor FloorMod Gather Gelu Greater GreaterEqual GroupConvolution HardSigmoid HSwish Less LessEqual Log LogicalAnd
-    LogicalNot LogicalOr MVN MatMul MaxPool Maximum Minimum Mish Multiply Negative NotEqual Parameter Power Range ReduceL2
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Result Round Select ShapeOf Sigmoid Sign Sin Slice
-    SoftPlus Softmax Split Sqrt Squeeze StridedSlice Subtract Swish Tanh Tile TopK Transpose Unsqueeze VariadicSplit
-    """.split()
+    Abs Add AvgPool BatchNormInference Broadcast Clamp Concat Constant Convert ConvertLike Convolution Cos CumSum Divide
+    Elu Equal Erf Exp Floor FloorMod Gather Gelu Greater GreaterEqual GroupConvolution HardSigmoid HSwish IsFinite IsInf
+    IsNaN Less LessEqual Log LogicalAnd LogicalNot LogicalOr MatMul Maximum MaxPool Minimum Mish Multiply MVN Negative
+    NonZero NotEqual Parameter Power Range ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape
+    Result Round Select ShapeOf Sigmoid Sign Sin Slice Softmax SoftPlus Split Sqrt Squeeze StridedSlice Subtract Swish
+    Tanh Tile TopK Transpose Unsqueeze VariadicSplit
+    """.split()  # noqa: SIM905 - a name a line would fill two pages
 )
-# What lies between an input and the indices of a table without changing a value, or making one.
-PASSING = frozenset({"Convert", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# Inputs of operations that lead outside where they are not what a graph's author meant: they must be constants.
+CONSTANTS = {"TopK": 1, "VariadicSplit": 2}
+# What may lie between an input and the indices of a table, for it changes no value.
+PASSING = frozenset({"Convert", "Gather", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # OpenVINO's type -> onnxruntime's name for it.
 TYPES = {
     "boolean": "bool",
@@ -52,18 +55,18 @@ class OpenVinoGraph:
         try:
             self.model = core.read_model(path)
             for operation in self.model.get_ops():
-                if operation.get_type_name() == "GatherND":
-                    replace_gather_nd(operation)
+                if replacement := gathered(operation):
+                    operation.output(0).replace(replacement.output(0))
             self.model.validate_nodes_and_infer_types()
         except RuntimeError as error:
             raise InvalidArgument(f"{path}: OpenVINO cannot load it: {error}") from error
         self.tables: dict[str, int] = {}
         for operation in self.model.get_ops():
             kind = operation.get_type_name()
-            if kind not in OPERATIONS:
+            if kind not in OPERATIONS or not is_constant(operation, CONSTANTS.get(kind)):
                 raise InvalidArgument(
-                    f"{path}: '{operation.get_friendly_name()}' is a {kind}, which is not among the operations that are known "
-                    "to stay inside their tensors in OpenVINO whatever is sent; serve the graph without the execution accelerator"
+                    f"{path}: '{operation.get_friendly_name()}' is a {kind} of which it is not known that OpenVINO stays inside "
+                    "its tensors whatever is sent; serve the graph without the execution accelerator"
                 )
             if kind == "Gather":
                 self._note_table(operation)
@@ -87,6 +90,11 @@ def source(operation: "openvino.Node", place: int) -> "openvino.Node":
     return operation.input_value(place).get_node()
 
 
+def is_constant(operation: "openvino.Node", place: int | None) -> bool:
+    """Whether an input of the operation is the same for all that is sent."""
+    return place is None or source(operation, place).get_type_name() == "Constant"
+
+
 def described(port: "openvino.Output") -> Node:
     """An input or output of the model."""
     name, shape = port.any_name, port.get_partial_shape()
@@ -97,19 +105,33 @@ def described(port: "openvino.Output") -> Node:
     return Node(name, TYPES[type], dims)
 
 
-def replace_gather_nd(operation: "openvino.Node") -> None:
-    """Puts a Gather in the place of a GatherND: from the same data with the dimensions that it indexes made one.
-
-    The answers to indices that are in range, negative ones too, are the same. Nothing is done where the two have dimensions
-    of batches in common, or where the number of indexed dimensions is not known.
-    """
-    from openvino import opset13 as ov
-
+def gathered(operation: "openvino.Node") -> "openvino.Node | None":
+    """A Gather that gives what a GatherND or a GatherElements gives, whose indices nobody checks; None where there is none."""
+    kind, attributes = operation.get_type_name(), operation.get_attributes()
+    if kind not in ("GatherND", "GatherElements"):
+        return None
     data, indices = operation.input_value(0), operation.input_value(1)
     rank, last = data.get_partial_shape().rank, indices.get_partial_shape()[-1]
-    if operation.get_attributes().get("batch_dims") or rank.is_dynamic or last.is_dynamic:
-        return
-    depth = last.get_length()
+    if rank.is_dynamic:
+        return None
+    if kind == "GatherElements" and attributes["axis"] in (-1, rank.get_length() - 1):
+        return along_last(data, indices, rank.get_length() - 1)
+    if kind == "GatherND" and not attributes["batch_dims"] and last.is_static:
+        return joined(data, indices, rank.get_length(), last.get_length())
+    return None
+
+
+def along_last(data: "openvino.Output", indices: "openvino.Output", axis: int) -> "openvino.Node":
+    """GatherElements along the last axis: each row's indices are of that row."""
+    from openvino import opset13 as ov
+
+    return ov.gather(data, indices, np.int64(axis), axis)
+
+
+def joined(data: "openvino.Output", indices: "openvino.Output", rank: int, depth: int) -> "openvino.Node":
+    """GatherND from the first `depth` dimensions: they are made one, and so are the indices of each."""
+    from openvino import opset13 as ov
+
     zero = np.int64(0)
     sizes = ov.shape_of(data)
     row = ov.constant(zero)
@@ -118,6 +140,5 @@ def replace_gather_nd(operation: "openvino.Node") -> None:
         index = ov.convert(ov.gather(indices, np.int64(place), np.int64(-1)), "i64")
         index = ov.select(ov.less(index, zero), ov.add(index, size), index)
         row = ov.add(ov.multiply(row, size), index)
-    rest = ov.gather(sizes, np.arange(depth, rank.get_length()), zero)
-    joined = ov.reshape(data, ov.concat([np.array([-1]), rest], 0), False)
-    operation.output(0).replace(ov.gather(joined, row, zero).output(0))
+    rest = ov.gather(sizes, np.arange(depth, rank), zero)
+    return ov.gather(ov.reshape(data, ov.concat([np.array([-1]), rest], 0), False), row, zero)
