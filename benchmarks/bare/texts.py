@@ -45,8 +45,13 @@ class BareTexts:
         return np.concatenate([self._run(padded([ids], CONTEXT)) for ids in self._ids[:count]])
 
     def padded_per_second(self, batch: int, seconds: float) -> float:
-        """Texts a second in batches in the order given, all padded to the context length."""
-        return self._per_second(self._ids, batch, seconds, CONTEXT)
+        """Texts a second in batches in the order given, for a tower that computes the padding to the context length too.
+
+        This one does not: its texts end where the padding would. A graph that pads takes as long to some hundredths.
+        """
+        padding = [[ids[1]] * (CONTEXT - len(ids)) for ids in self._ids]
+        full = [[*ids[:-1], *rest, ids[-1]] for ids, rest in zip(self._ids, padding, strict=True)]
+        return self._per_second(full, batch, seconds, CONTEXT)
 
     def cut_per_second(self, batch: int, seconds: float) -> float:
         """Texts a second in batches of texts of like length, each cut to its longest."""
