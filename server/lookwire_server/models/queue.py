@@ -180,10 +180,10 @@ class Queue:
         wait = self.costs[Lane.INTERACTIVE].seconds(size) / self._instances if size else 0.0
         if wait > QUEUE_SHARE * left:
             refusal = QueueFull(
-                f"what waits for model '{self._config.name}' will take {wait:.2f} s, too long for a request that has "
-                f"{max(0.0, left):.2f} s left; try again later, or wait longer"
+                f"what waits for model '{self._config.name}' will take {wait:.1f} s, too long for a request that has "
+                f"{max(0.0, left):.1f} s left; try again later, or wait longer"
             )
-            refusal.retry_after = wait
+            refusal.retry_after = round(wait, 2)
             raise refusal
 
     def _level(self, request: Request) -> int:
