@@ -130,7 +130,7 @@ class Manifest(Strict):
 
         A rule with a default counts only where it is another: the fingerprints of encoders without it stay as they are.
         """
-        decides = {
+        decides: dict[str, object] = {
             "dimension": self.dimension,
             "image": self.image and self.image.model_dump(exclude_defaults=True),
             "image_tower": self.towers.image and self.towers.image.model_dump(include=WEIGHTS),
