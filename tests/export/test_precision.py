@@ -65,16 +65,16 @@ def test_precisions_take_less_room(encoders: dict[str, ExportedEncoder]) -> None
 
 
 def test_halves_are_cast_before_anything_is_computed(encoders: dict[str, ExportedEncoder]) -> None:
-    """Every half goes through a Cast to float32; a table of words is not cast whole, but the rows that were looked up."""
+    """Every half goes through a Cast to float32; the tables of words and places are not cast whole, but what was looked up."""
     written = onnx.load(encoders["fp16"].text_graph).graph
     halves = {i.name: i for i in written.initializer if i.data_type == onnx.TensorProto.FLOAT16}
     users = [node for node in written.node if set(node.input) & set(halves)]
-    (table,) = [node for node in users if node.op_type == "Gather"]
-    (rows,) = [node for node in written.node if table.output[0] in node.input]
+    tables = [node for node in users if node.op_type == "Gather"]
+    rows = [node for table in tables for node in written.node if table.output[0] in node.input]
 
-    assert list(halves[table.input[0]].dims) == [49408, 64]
+    assert [list(halves[table.input[0]].dims) for table in tables] == [[49408, 64], [77, 64]]
     assert {node.op_type for node in users} == {"Cast", "Gather"}
-    assert rows.op_type == "Cast"
+    assert [node.op_type for node in rows] == ["Cast", "Cast"]
     assert not any(
         i.data_type == onnx.TensorProto.FLOAT and np.prod(i.dims) >= precision.SMALL for i in written.initializer
     )

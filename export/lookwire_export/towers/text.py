@@ -60,8 +60,8 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
         else:
             self._take_open_clip(model)
         self.causal = self.mask is not None
-        cut = self.causal and self.pooling in ("argmax", "eos")
-        self.padding = "longest" if cut else "max_length"
+        self.packs = self.causal and self.pooling in ("argmax", "eos")
+        self.padding = "longest" if self.packs else "max_length"
 
     def _take_open_clip(self, model: Any) -> None:
         text = getattr(model, "text", model)
@@ -90,7 +90,7 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
         """Returns the embedding of the pooled token."""
         length = input_ids.shape[1]
         mask = None if self.mask is None else self.mask[:length, :length]
-        pool = self._pooled_of_packed if self.padding == "longest" else self._pooled_of_padded
+        pool = self._pooled_of_packed if self.packs else self._pooled_of_padded
         return functional.normalize(self.projection(self.ln_final(pool(input_ids, mask)))[:, 0], dim=-1)
 
     def _pooled_of_packed(self, input_ids: Any, mask: Any) -> Any:
