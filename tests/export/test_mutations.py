@@ -193,5 +193,5 @@ def test_siglip_padded_to_the_longest_text(siglip: Reference, tmp_path: Path, mo
 
     error = failure(siglip, export(siglip, "siglip", "fp32", tmp_path))
 
-    assert {"batch_max_difference", "text_end_to_end_min_cosine"} <= failed(error)
+    assert "batch_max_difference" in failed(error)
     assert "texts have to be padded to the context length" in str(error)
