@@ -25,35 +25,61 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lookwire/v1/collection_service.proto\x12\x0blookwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.lookwire.v1.FieldType\"\xce\x01\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\"\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x12.lookwire.v1.Field\x12\x12\n\nitem_count\x18\x06 \x01(\x04\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\"\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x12.lookwire.v1.Field\"G\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse*\x9a\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_TYPE_STRING\x10\x01\x12\x14\n\x10\x46IELD_TYPE_INT64\x10\x02\x12\x15\n\x11\x46IELD_TYPE_DOUBLE\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x12\x18\n\x14\x46IELD_TYPE_GEO_POINT\x10\x05\x32\x8b\x03\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.lookwire.v1.CreateCollectionRequest\x1a%.lookwire.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.lookwire.v1.GetCollectionRequest\x1a\".lookwire.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.lookwire.v1.ListCollectionsRequest\x1a$.lookwire.v1.ListCollectionsResponse\x12_\n\x10\x44\x65leteCollection\x12$.lookwire.v1.DeleteCollectionRequest\x1a%.lookwire.v1.DeleteCollectionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lookwire/v1/collection_service.proto\x12\x0blookwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\rIndexSettings\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.lookwire.v1.IndexKind\x12\x15\n\rtarget_recall\x18\x02 \x01(\x02\";\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.lookwire.v1.FieldType\"\xa1\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\"\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x12.lookwire.v1.Field\x12\x12\n\nitem_count\x18\x06 \x01(\x04\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12)\n\x05index\x18\n \x01(\x0b\x32\x1a.lookwire.v1.IndexSettings\x12\x15\n\rkeeps_sources\x18\x0b \x01(\x08\"\x9d\x01\n\x17\x43reateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\"\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x12.lookwire.v1.Field\x12)\n\x05index\x18\x04 \x01(\x0b\x32\x1a.lookwire.v1.IndexSettings\x12\x14\n\x0ckeep_sources\x18\x05 \x01(\x08\"G\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"z\n\x17UpdateCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x06\x66ields\x18\x02 \x01(\x0b\x32\x16.lookwire.v1.FieldList\x12)\n\x05index\x18\x03 \x01(\x0b\x32\x1a.lookwire.v1.IndexSettings\"/\n\tFieldList\x12\"\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x12.lookwire.v1.Field\"G\n\x18UpdateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\".\n\x1eGetCollectionStatisticsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xd5\x02\n\x1fGetCollectionStatisticsResponse\x12\x12\n\nitem_count\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x14\n\x0cvector_bytes\x18\x03 \x01(\x04\x12\x11\n\trow_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x62ytes_per_item\x18\x05 \x01(\x02\x12\x12\n\ndisk_bytes\x18\x06 \x01(\x04\x12$\n\x04kind\x18\x07 \x01(\x0e\x32\x16.lookwire.v1.IndexKind\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12\x15\n\rindexed_count\x18\t \x01(\x04\x12\x17\n\x0funindexed_count\x18\n \x01(\x04\x12\x12\n\ndead_count\x18\x0b \x01(\x04\x12\x13\n\x0bnear_recall\x18\x0c \x01(\x02\x12\x12\n\nfar_recall\x18\r \x01(\x02\x12\x10\n\x08\x62uilding\x18\x0e \x01(\x08\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"?\n\x10SetAliasResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.Collection\"#\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"X\n\x18ReembedCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\t\"S\n\x19ReembedCollectionResponse\x12\x14\n\x0c\x63opied_count\x18\x01 \x01(\x04\x12\x12\n\nitem_count\x18\x02 \x01(\x04\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08*\xc9\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_TYPE_STRING\x10\x01\x12\x14\n\x10\x46IELD_TYPE_INT64\x10\x02\x12\x15\n\x11\x46IELD_TYPE_DOUBLE\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x12\x18\n\x14\x46IELD_TYPE_GEO_POINT\x10\x05\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x06\x12\x18\n\x14\x46IELD_TYPE_TIMESTAMP\x10\x07*f\n\tIndexKind\x12\x1a\n\x16INDEX_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10INDEX_KIND_EXACT\x10\x01\x12\x12\n\x0eINDEX_KIND_IVF\x10\x02\x12\x13\n\x0fINDEX_KIND_HNSW\x10\x03\x32\xe3\x06\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.lookwire.v1.CreateCollectionRequest\x1a%.lookwire.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.lookwire.v1.GetCollectionRequest\x1a\".lookwire.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.lookwire.v1.ListCollectionsRequest\x1a$.lookwire.v1.ListCollectionsResponse\x12_\n\x10\x44\x65leteCollection\x12$.lookwire.v1.DeleteCollectionRequest\x1a%.lookwire.v1.DeleteCollectionResponse\x12_\n\x10UpdateCollection\x12$.lookwire.v1.UpdateCollectionRequest\x1a%.lookwire.v1.UpdateCollectionResponse\x12t\n\x17GetCollectionStatistics\x12+.lookwire.v1.GetCollectionStatisticsRequest\x1a,.lookwire.v1.GetCollectionStatisticsResponse\x12G\n\x08SetAlias\x12\x1c.lookwire.v1.SetAliasRequest\x1a\x1d.lookwire.v1.SetAliasResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.lookwire.v1.DeleteAliasRequest\x1a .lookwire.v1.DeleteAliasResponse\x12\x64\n\x11ReembedCollection\x12%.lookwire.v1.ReembedCollectionRequest\x1a&.lookwire.v1.ReembedCollectionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookwire.v1.collection_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FIELDTYPE']._serialized_start=864
-  _globals['_FIELDTYPE']._serialized_end=1018
-  _globals['_FIELD']._serialized_start=86
-  _globals['_FIELD']._serialized_end=145
-  _globals['_COLLECTION']._serialized_start=148
-  _globals['_COLLECTION']._serialized_end=354
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=356
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=448
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=450
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=521
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=523
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=559
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=561
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=629
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=631
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=694
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=696
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=792
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=794
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=833
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=835
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=861
-  _globals['_COLLECTIONSERVICE']._serialized_start=1021
-  _globals['_COLLECTIONSERVICE']._serialized_end=1416
+  _globals['_FIELDTYPE']._serialized_start=2083
+  _globals['_FIELDTYPE']._serialized_end=2284
+  _globals['_INDEXKIND']._serialized_start=2286
+  _globals['_INDEXKIND']._serialized_end=2388
+  _globals['_INDEXSETTINGS']._serialized_start=86
+  _globals['_INDEXSETTINGS']._serialized_end=162
+  _globals['_FIELD']._serialized_start=164
+  _globals['_FIELD']._serialized_end=223
+  _globals['_COLLECTION']._serialized_start=226
+  _globals['_COLLECTION']._serialized_end=515
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=518
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=675
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=677
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=748
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=750
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=786
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=788
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=856
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=858
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=921
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=923
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1019
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1021
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1060
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=1062
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=1088
+  _globals['_UPDATECOLLECTIONREQUEST']._serialized_start=1090
+  _globals['_UPDATECOLLECTIONREQUEST']._serialized_end=1212
+  _globals['_FIELDLIST']._serialized_start=1214
+  _globals['_FIELDLIST']._serialized_end=1261
+  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_start=1263
+  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_end=1334
+  _globals['_GETCOLLECTIONSTATISTICSREQUEST']._serialized_start=1336
+  _globals['_GETCOLLECTIONSTATISTICSREQUEST']._serialized_end=1382
+  _globals['_GETCOLLECTIONSTATISTICSRESPONSE']._serialized_start=1385
+  _globals['_GETCOLLECTIONSTATISTICSRESPONSE']._serialized_end=1726
+  _globals['_SETALIASREQUEST']._serialized_start=1728
+  _globals['_SETALIASREQUEST']._serialized_end=1780
+  _globals['_SETALIASRESPONSE']._serialized_start=1782
+  _globals['_SETALIASRESPONSE']._serialized_end=1845
+  _globals['_DELETEALIASREQUEST']._serialized_start=1847
+  _globals['_DELETEALIASREQUEST']._serialized_end=1882
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1884
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1905
+  _globals['_REEMBEDCOLLECTIONREQUEST']._serialized_start=1907
+  _globals['_REEMBEDCOLLECTIONREQUEST']._serialized_end=1995
+  _globals['_REEMBEDCOLLECTIONRESPONSE']._serialized_start=1997
+  _globals['_REEMBEDCOLLECTIONRESPONSE']._serialized_end=2080
+  _globals['_COLLECTIONSERVICE']._serialized_start=2391
+  _globals['_COLLECTIONSERVICE']._serialized_end=3258
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,10 @@ class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.V
     """A JSON true or false."""
     FIELD_TYPE_GEO_POINT: _FieldType.ValueType  # 5
     """A JSON object {"lat": degrees, "lon": degrees}."""
+    FIELD_TYPE_TEXT: _FieldType.ValueType  # 6
+    """A JSON string whose words a hybrid search can find; of conditions only exists applies to it."""
+    FIELD_TYPE_TIMESTAMP: _FieldType.ValueType  # 7
+    """A JSON string with date and time by RFC 3339, such as "2026-11-21T09:30:00Z", counted to the microsecond."""
 
 class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
     """FieldType is the type of a declared field."""
@@ -54,7 +58,71 @@ FIELD_TYPE_BOOL: FieldType.ValueType  # 4
 """A JSON true or false."""
 FIELD_TYPE_GEO_POINT: FieldType.ValueType  # 5
 """A JSON object {"lat": degrees, "lon": degrees}."""
+FIELD_TYPE_TEXT: FieldType.ValueType  # 6
+"""A JSON string whose words a hybrid search can find; of conditions only exists applies to it."""
+FIELD_TYPE_TIMESTAMP: FieldType.ValueType  # 7
+"""A JSON string with date and time by RFC 3339, such as "2026-11-21T09:30:00Z", counted to the microsecond."""
 Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
+
+class _IndexKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IndexKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INDEX_KIND_UNSPECIFIED: _IndexKind.ValueType  # 0
+    """Unset: automatic. Exact while that costs little beside encoding; from 20,000 items the server builds an inverted file,
+    measures both, and takes it if it reaches the target recall in less than half of the time.
+    """
+    INDEX_KIND_EXACT: _IndexKind.ValueType  # 1
+    """Every item is compared."""
+    INDEX_KIND_IVF: _IndexKind.ValueType  # 2
+    """An inverted file: the items of the nearest cells are compared."""
+    INDEX_KIND_HNSW: _IndexKind.ValueType  # 3
+    """A graph of near neighbours: the least time for searches without filters, a quarter more memory, long builds."""
+
+class IndexKind(_IndexKind, metaclass=_IndexKindEnumTypeWrapper):
+    """IndexKind is a way to index vectors."""
+
+INDEX_KIND_UNSPECIFIED: IndexKind.ValueType  # 0
+"""Unset: automatic. Exact while that costs little beside encoding; from 20,000 items the server builds an inverted file,
+measures both, and takes it if it reaches the target recall in less than half of the time.
+"""
+INDEX_KIND_EXACT: IndexKind.ValueType  # 1
+"""Every item is compared."""
+INDEX_KIND_IVF: IndexKind.ValueType  # 2
+"""An inverted file: the items of the nearest cells are compared."""
+INDEX_KIND_HNSW: IndexKind.ValueType  # 3
+"""A graph of near neighbours: the least time for searches without filters, a quarter more memory, long builds."""
+Global___IndexKind: _TypeAlias = IndexKind  # noqa: Y015
+
+@_typing.final
+class IndexSettings(_message.Message):
+    """IndexSettings say how a collection is indexed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    kind: Global___IndexKind.ValueType
+    """kind of index; unset: automatic."""
+    target_recall: _builtins.float
+    """target_recall is the share of the true nearest 10 items that a search finds on average, in (0, 1]; 0 means 0.98. The
+    effort of searches is set by measuring; searches that match few items, and collections below 20,000 items, are exact.
+    """
+    def __init__(
+        self,
+        *,
+        kind: Global___IndexKind.ValueType = ...,
+        target_recall: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "target_recall", b"target_recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexSettings: _TypeAlias = IndexSettings  # noqa: Y015
 
 @_typing.final
 class Field(_message.Message):
@@ -96,6 +164,9 @@ class Collection(_message.Message):
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KEEPS_SOURCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is unique on the server: 1 to 128 of the characters a-z, A-Z, 0-9, '_', '-' and '.', a letter or digit first."""
     encoder: _builtins.str
@@ -110,6 +181,8 @@ class Collection(_message.Message):
     """item_count is the number of items now."""
     sequence: _builtins.int
     """sequence is the number of the last write; 0 for a new collection."""
+    keeps_sources: _builtins.bool
+    """keeps_sources tells whether the texts and images of its items are kept."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
         """fields are what filters can use, at most 64, in the order of their declaration."""
@@ -117,6 +190,14 @@ class Collection(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when it was created."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """aliases are its further names, in order."""
+
+    @_builtins.property
+    def index(self) -> Global___IndexSettings:
+        """index settings, with the target recall that is in force."""
 
     def __init__(
         self,
@@ -129,10 +210,13 @@ class Collection(_message.Message):
         item_count: _builtins.int = ...,
         sequence: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        index: Global___IndexSettings | None = ...,
+        keeps_sources: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "encoder", b"encoder", "fields", b"fields", "fingerprint", b"fingerprint", "item_count", b"item_count", "name", b"name", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "dimension", b"dimension", "encoder", b"encoder", "fields", b"fields", "fingerprint", b"fingerprint", "index", b"index", "item_count", b"item_count", "keeps_sources", b"keeps_sources", "name", b"name", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,13 +231,23 @@ class CreateCollectionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KEEP_SOURCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name of the new collection, see Collection.name."""
     encoder: _builtins.str
     """encoder is the name of the encoder to embed with; may be empty where the server serves exactly one."""
+    keep_sources: _builtins.bool
+    """keep_sources keeps the text or image that each item was embedded from, so that ReembedCollection can embed it again. It
+    costs as many bytes on disk. Cannot be changed later.
+    """
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
-        """fields are what filters will use; names must differ. Cannot be changed later."""
+        """fields are what filters will use; names must differ."""
+
+    @_builtins.property
+    def index(self) -> Global___IndexSettings:
+        """index settings; absent: automatic."""
 
     def __init__(
         self,
@@ -161,10 +255,12 @@ class CreateCollectionRequest(_message.Message):
         name: _builtins.str = ...,
         encoder: _builtins.str = ...,
         fields: _abc.Iterable[Global___Field] | None = ...,
+        index: Global___IndexSettings | None = ...,
+        keep_sources: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "fields", b"fields", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "fields", b"fields", "index", b"index", "keep_sources", b"keep_sources", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -332,3 +428,338 @@ class DeleteCollectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionRequest(_message.Message):
+    """UpdateCollectionRequest holds the changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the collection."""
+    @_builtins.property
+    def fields(self) -> Global___FieldList:
+        """fields are all the fields that it declares from now on; absent: as they are."""
+
+    @_builtins.property
+    def index(self) -> Global___IndexSettings:
+        """index settings from now on; absent: as they are."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        fields: Global___FieldList | None = ...,
+        index: Global___IndexSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionRequest: _TypeAlias = UpdateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class FieldList(_message.Message):
+    """FieldList is a list of declared fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
+        """fields as in CreateCollectionRequest."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[Global___Field] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldList: _TypeAlias = FieldList  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionResponse(_message.Message):
+    """UpdateCollectionResponse describes the changed collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """collection as it is now."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionResponse: _TypeAlias = UpdateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class GetCollectionStatisticsRequest(_message.Message):
+    """GetCollectionStatisticsRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the collection."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCollectionStatisticsRequest: _TypeAlias = GetCollectionStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class GetCollectionStatisticsResponse(_message.Message):
+    """GetCollectionStatisticsResponse holds the figures of one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    VECTOR_BYTES_FIELD_NUMBER: _builtins.int
+    ROW_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_ITEM_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    INDEXED_COUNT_FIELD_NUMBER: _builtins.int
+    UNINDEXED_COUNT_FIELD_NUMBER: _builtins.int
+    DEAD_COUNT_FIELD_NUMBER: _builtins.int
+    NEAR_RECALL_FIELD_NUMBER: _builtins.int
+    FAR_RECALL_FIELD_NUMBER: _builtins.int
+    BUILDING_FIELD_NUMBER: _builtins.int
+    item_count: _builtins.int
+    """item_count is the number of items."""
+    sequence: _builtins.int
+    """sequence is the number of the last write."""
+    vector_bytes: _builtins.int
+    """vector_bytes are held in memory by the vectors and what the index adds to them."""
+    row_bytes: _builtins.int
+    """row_bytes are held in memory by ids, keys and field values, estimated."""
+    bytes_per_item: _builtins.float
+    """bytes_per_item is the sum of both divided by the number of items; 0 without items."""
+    disk_bytes: _builtins.int
+    """disk_bytes are used by the files of the index. The database file is shared by all collections and not counted."""
+    kind: Global___IndexKind.ValueType
+    """kind of the index that is in use."""
+    generation: _builtins.int
+    """generation of the index: 0 before the first was built."""
+    indexed_count: _builtins.int
+    """indexed_count is how many items lie in the index of that generation."""
+    unindexed_count: _builtins.int
+    """unindexed_count is how many items were written since; they are always compared one by one."""
+    dead_count: _builtins.int
+    """dead_count is how many places belong to items that were replaced or removed since."""
+    near_recall: _builtins.float
+    """near_recall is the recall at 10 measured with items as queries, in [0, 1]; 1 for an exact index."""
+    far_recall: _builtins.float
+    """far_recall is the recall at 10 measured with queries of another kind, such as texts for images, in [0, 1]; 1 for an exact
+    index.
+    """
+    building: _builtins.bool
+    """building tells whether a new generation is being built."""
+    def __init__(
+        self,
+        *,
+        item_count: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        vector_bytes: _builtins.int = ...,
+        row_bytes: _builtins.int = ...,
+        bytes_per_item: _builtins.float = ...,
+        disk_bytes: _builtins.int = ...,
+        kind: Global___IndexKind.ValueType = ...,
+        generation: _builtins.int = ...,
+        indexed_count: _builtins.int = ...,
+        unindexed_count: _builtins.int = ...,
+        dead_count: _builtins.int = ...,
+        near_recall: _builtins.float = ...,
+        far_recall: _builtins.float = ...,
+        building: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "bytes_per_item", b"bytes_per_item", "dead_count", b"dead_count", "disk_bytes", b"disk_bytes", "far_recall", b"far_recall", "generation", b"generation", "indexed_count", b"indexed_count", "item_count", b"item_count", "kind", b"kind", "near_recall", b"near_recall", "row_bytes", b"row_bytes", "sequence", b"sequence", "unindexed_count", b"unindexed_count", "vector_bytes", b"vector_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCollectionStatisticsResponse: _TypeAlias = GetCollectionStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class SetAliasRequest(_message.Message):
+    """SetAliasRequest names an alias and its collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """alias is the further name; of the same form as a collection's name."""
+    collection: _builtins.str
+    """collection is the name of the collection, or another alias of it."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
+
+@_typing.final
+class SetAliasResponse(_message.Message):
+    """SetAliasResponse describes the collection with its aliases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """collection that the alias names now."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    """DeleteAliasRequest names an alias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """alias to remove."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    """DeleteAliasResponse confirms that the alias is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
+
+@_typing.final
+class ReembedCollectionRequest(_message.Message):
+    """ReembedCollectionRequest says what to copy, and by which encoder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the collection to copy. One that keeps no sources, or has items given as vectors: FAILED_PRECONDITION."""
+    target: _builtins.str
+    """target is the name of the new collection. If it exists it must be one that this call began: of that encoder, and empty or
+    with items of the same ids; else ALREADY_EXISTS.
+    """
+    encoder: _builtins.str
+    """encoder is the name of the encoder to embed with."""
+    alias: _builtins.str
+    """alias to point to the new collection at the end; empty: none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        target: _builtins.str = ...,
+        encoder: _builtins.str = ...,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "encoder", b"encoder", "name", b"name", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReembedCollectionRequest: _TypeAlias = ReembedCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ReembedCollectionResponse(_message.Message):
+    """ReembedCollectionResponse reports progress: one after each chunk, and a last one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPIED_COUNT_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    copied_count: _builtins.int
+    """copied_count is how many items the target has that are equal to those of the source."""
+    item_count: _builtins.int
+    """item_count is how many items the source has."""
+    done: _builtins.bool
+    """done is true in the last message: both were equal, and the alias, if any, is set."""
+    def __init__(
+        self,
+        *,
+        copied_count: _builtins.int = ...,
+        item_count: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_count", b"copied_count", "done", b"done", "item_count", b"item_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReembedCollectionResponse: _TypeAlias = ReembedCollectionResponse  # noqa: Y015

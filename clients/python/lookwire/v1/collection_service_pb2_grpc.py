@@ -55,6 +55,31 @@ class CollectionServiceStub(object):
                 request_serializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
                 response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
                 _registered_method=True)
+        self.UpdateCollection = channel.unary_unary(
+                '/lookwire.v1.CollectionService/UpdateCollection',
+                request_serializer=lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionResponse.FromString,
+                _registered_method=True)
+        self.GetCollectionStatistics = channel.unary_unary(
+                '/lookwire.v1.CollectionService/GetCollectionStatistics',
+                request_serializer=lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/lookwire.v1.CollectionService/SetAlias',
+                request_serializer=lookwire_dot_v1_dot_collection__service__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/lookwire.v1.CollectionService/DeleteAlias',
+                request_serializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.ReembedCollection = channel.unary_stream(
+                '/lookwire.v1.CollectionService/ReembedCollection',
+                request_serializer=lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer(object):
@@ -89,6 +114,46 @@ class CollectionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateCollection(self, request, context):
+        """UpdateCollection changes the declared fields and the index settings; what the request leaves out stays. An item whose
+        payload does not fit a field that is declared now is FAILED_PRECONDITION, and nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCollectionStatistics(self, request, context):
+        """GetCollectionStatistics returns figures about the items, the memory, the disk and the index of a collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """SetAlias makes a further name for a collection, or points an existing alias to another one, at once for all calls that
+        come later. Every call takes an alias where it takes a collection's name. The name of a collection: ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """DeleteAlias removes an alias; the collection stays. Unknown: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReembedCollection(self, request, context):
+        """ReembedCollection copies the items of a collection that keeps its sources into a new one, embedded by another encoder in
+        the bulk lane, while both serve. Items written meanwhile are copied too. Once both are equal it sets an alias, if asked
+        to, and ends; writes to the old collection after that are not copied. If the call is cancelled or the server stops, the
+        new collection stays with the items that it has; the same call goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CollectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +176,31 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteCollection,
                     request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.FromString,
                     response_serializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'UpdateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCollection,
+                    request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
+            'GetCollectionStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCollectionStatistics,
+                    request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.SetAliasRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_collection__service__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'ReembedCollection': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReembedCollection,
+                    request_deserializer=lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +312,141 @@ class CollectionService(object):
             '/lookwire.v1.CollectionService/DeleteCollection',
             lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
             lookwire_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.CollectionService/UpdateCollection',
+            lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionRequest.SerializeToString,
+            lookwire_dot_v1_dot_collection__service__pb2.UpdateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCollectionStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.CollectionService/GetCollectionStatistics',
+            lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsRequest.SerializeToString,
+            lookwire_dot_v1_dot_collection__service__pb2.GetCollectionStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.CollectionService/SetAlias',
+            lookwire_dot_v1_dot_collection__service__pb2.SetAliasRequest.SerializeToString,
+            lookwire_dot_v1_dot_collection__service__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.CollectionService/DeleteAlias',
+            lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.SerializeToString,
+            lookwire_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReembedCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookwire.v1.CollectionService/ReembedCollection',
+            lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionRequest.SerializeToString,
+            lookwire_dot_v1_dot_collection__service__pb2.ReembedCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

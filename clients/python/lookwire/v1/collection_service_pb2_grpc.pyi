@@ -41,6 +41,24 @@ class CollectionServiceStub:
     """ListCollections returns all collections, by name."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_service_pb2.DeleteCollectionResponse]
     """DeleteCollection removes a collection and all its items, for good. Unknown: NOT_FOUND."""
+    UpdateCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_service_pb2.UpdateCollectionResponse]
+    """UpdateCollection changes the declared fields and the index settings; what the request leaves out stays. An item whose
+    payload does not fit a field that is declared now is FAILED_PRECONDITION, and nothing is changed.
+    """
+    GetCollectionStatistics: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionStatisticsRequest, _collection_service_pb2.GetCollectionStatisticsResponse]
+    """GetCollectionStatistics returns figures about the items, the memory, the disk and the index of a collection."""
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.SetAliasRequest, _collection_service_pb2.SetAliasResponse]
+    """SetAlias makes a further name for a collection, or points an existing alias to another one, at once for all calls that
+    come later. Every call takes an alias where it takes a collection's name. The name of a collection: ALREADY_EXISTS.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteAliasRequest, _collection_service_pb2.DeleteAliasResponse]
+    """DeleteAlias removes an alias; the collection stays. Unknown: NOT_FOUND."""
+    ReembedCollection: _grpc.UnaryStreamMultiCallable[_collection_service_pb2.ReembedCollectionRequest, _collection_service_pb2.ReembedCollectionResponse]
+    """ReembedCollection copies the items of a collection that keeps its sources into a new one, embedded by another encoder in
+    the bulk lane, while both serve. Items written meanwhile are copied too. Once both are equal it sets an alias, if asked
+    to, and ends; writes to the old collection after that are not copied. If the call is cancelled or the server stops, the
+    new collection stays with the items that it has; the same call goes on from there.
+    """
 
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
@@ -55,6 +73,24 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     """ListCollections returns all collections, by name."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_service_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """DeleteCollection removes a collection and all its items, for good. Unknown: NOT_FOUND."""
+    UpdateCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_service_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
+    """UpdateCollection changes the declared fields and the index settings; what the request leaves out stays. An item whose
+    payload does not fit a field that is declared now is FAILED_PRECONDITION, and nothing is changed.
+    """
+    GetCollectionStatistics: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionStatisticsRequest, _collection_service_pb2.GetCollectionStatisticsResponse]  # type: ignore[assignment]
+    """GetCollectionStatistics returns figures about the items, the memory, the disk and the index of a collection."""
+    SetAlias: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.SetAliasRequest, _collection_service_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """SetAlias makes a further name for a collection, or points an existing alias to another one, at once for all calls that
+    come later. Every call takes an alias where it takes a collection's name. The name of a collection: ALREADY_EXISTS.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteAliasRequest, _collection_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """DeleteAlias removes an alias; the collection stays. Unknown: NOT_FOUND."""
+    ReembedCollection: _aio.UnaryStreamMultiCallable[_collection_service_pb2.ReembedCollectionRequest, _collection_service_pb2.ReembedCollectionResponse]  # type: ignore[assignment]
+    """ReembedCollection copies the items of a collection that keeps its sources into a new one, embedded by another encoder in
+    the bulk lane, while both serve. Items written meanwhile are copied too. Once both are equal it sets an alias, if asked
+    to, and ends; writes to the old collection after that are not copied. If the call is cancelled or the server stops, the
+    new collection stays with the items that it has; the same call goes on from there.
+    """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """CollectionService manages collections: named sets of items embedded by one encoder."""
@@ -90,5 +126,53 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_service_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_service_pb2.DeleteCollectionResponse]]:
         """DeleteCollection removes a collection and all its items, for good. Unknown: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateCollection(
+        self,
+        request: _collection_service_pb2.UpdateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_service_pb2.UpdateCollectionResponse, _abc.Awaitable[_collection_service_pb2.UpdateCollectionResponse]]:
+        """UpdateCollection changes the declared fields and the index settings; what the request leaves out stays. An item whose
+        payload does not fit a field that is declared now is FAILED_PRECONDITION, and nothing is changed.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCollectionStatistics(
+        self,
+        request: _collection_service_pb2.GetCollectionStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_service_pb2.GetCollectionStatisticsResponse, _abc.Awaitable[_collection_service_pb2.GetCollectionStatisticsResponse]]:
+        """GetCollectionStatistics returns figures about the items, the memory, the disk and the index of a collection."""
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _collection_service_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_service_pb2.SetAliasResponse, _abc.Awaitable[_collection_service_pb2.SetAliasResponse]]:
+        """SetAlias makes a further name for a collection, or points an existing alias to another one, at once for all calls that
+        come later. Every call takes an alias where it takes a collection's name. The name of a collection: ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _collection_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_service_pb2.DeleteAliasResponse, _abc.Awaitable[_collection_service_pb2.DeleteAliasResponse]]:
+        """DeleteAlias removes an alias; the collection stays. Unknown: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReembedCollection(
+        self,
+        request: _collection_service_pb2.ReembedCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_collection_service_pb2.ReembedCollectionResponse], _abc.AsyncIterator[_collection_service_pb2.ReembedCollectionResponse]]:
+        """ReembedCollection copies the items of a collection that keeps its sources into a new one, embedded by another encoder in
+        the bulk lane, while both serve. Items written meanwhile are copied too. Once both are equal it sets an alias, if asked
+        to, and ends; writes to the old collection after that are not copied. If the call is cancelled or the server stops, the
+        new collection stays with the items that it has; the same call goes on from there.
+        """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,37 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookwire/v1/filter.proto\x12\x0blookwire.v1\"\x96\x04\n\x06\x46ilter\x12)\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12)\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12*\n\x07none_of\x18\x03 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12.\n\x06\x65quals\x18\x04 \x01(\x0b\x32\x1c.lookwire.v1.EqualsConditionH\x00\x12-\n\tin_values\x18\x05 \x01(\x0b\x32\x18.lookwire.v1.InConditionH\x00\x12,\n\x05range\x18\x06 \x01(\x0b\x32\x1b.lookwire.v1.RangeConditionH\x00\x12.\n\x06prefix\x18\x07 \x01(\x0b\x32\x1c.lookwire.v1.PrefixConditionH\x00\x12.\n\x06\x65xists\x18\x08 \x01(\x0b\x32\x1c.lookwire.v1.ExistsConditionH\x00\x12\x35\n\ngeo_radius\x18\t \x01(\x0b\x32\x1f.lookwire.v1.GeoRadiusConditionH\x00\x12/\n\x07geo_box\x18\n \x01(\x0b\x32\x1c.lookwire.v1.GeoBoxConditionH\x00\x12(\n\x03ids\x18\x0b \x01(\x0b\x32\x19.lookwire.v1.IdsConditionH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.lookwire.v1.Filter\"q\n\nFieldValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x15\n\x0bint64_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"H\n\x0f\x45qualsCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.lookwire.v1.FieldValue\"E\n\x0bInCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\'\n\x06values\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.FieldValue\"\x83\x01\n\x0eRangeCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"0\n\x0fPrefixCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\" \n\x0f\x45xistsCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\"?\n\x08GeoPoint\x12\x18\n\x10latitude_degrees\x18\x01 \x01(\x01\x12\x19\n\x11longitude_degrees\x18\x02 \x01(\x01\"a\n\x12GeoRadiusCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x06\x63\x65nter\x18\x02 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\x12\x15\n\rradius_meters\x18\x03 \x01(\x01\"v\n\x0fGeoBoxCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\nsouth_west\x18\x02 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\x12)\n\nnorth_east\x18\x03 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\"\x1b\n\x0cIdsCondition\x12\x0b\n\x03ids\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookwire/v1/filter.proto\x12\x0blookwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x04\n\x06\x46ilter\x12)\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12)\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12*\n\x07none_of\x18\x03 \x01(\x0b\x32\x17.lookwire.v1.FilterListH\x00\x12.\n\x06\x65quals\x18\x04 \x01(\x0b\x32\x1c.lookwire.v1.EqualsConditionH\x00\x12-\n\tin_values\x18\x05 \x01(\x0b\x32\x18.lookwire.v1.InConditionH\x00\x12,\n\x05range\x18\x06 \x01(\x0b\x32\x1b.lookwire.v1.RangeConditionH\x00\x12.\n\x06prefix\x18\x07 \x01(\x0b\x32\x1c.lookwire.v1.PrefixConditionH\x00\x12.\n\x06\x65xists\x18\x08 \x01(\x0b\x32\x1c.lookwire.v1.ExistsConditionH\x00\x12\x35\n\ngeo_radius\x18\t \x01(\x0b\x32\x1f.lookwire.v1.GeoRadiusConditionH\x00\x12/\n\x07geo_box\x18\n \x01(\x0b\x32\x1c.lookwire.v1.GeoBoxConditionH\x00\x12(\n\x03ids\x18\x0b \x01(\x0b\x32\x19.lookwire.v1.IdsConditionH\x00\x12\x35\n\ntime_range\x18\x0c \x01(\x0b\x32\x1f.lookwire.v1.TimeRangeConditionH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.lookwire.v1.Filter\"q\n\nFieldValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x15\n\x0bint64_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"H\n\x0f\x45qualsCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.lookwire.v1.FieldValue\"E\n\x0bInCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\'\n\x06values\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.FieldValue\"\x83\x01\n\x0eRangeCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"\xc5\x01\n\x12TimeRangeCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x02gt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03gte\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02lt\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03lte\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\x0fPrefixCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\" \n\x0f\x45xistsCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\"?\n\x08GeoPoint\x12\x18\n\x10latitude_degrees\x18\x01 \x01(\x01\x12\x19\n\x11longitude_degrees\x18\x02 \x01(\x01\"a\n\x12GeoRadiusCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x06\x63\x65nter\x18\x02 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\x12\x15\n\rradius_meters\x18\x03 \x01(\x01\"v\n\x0fGeoBoxCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\nsouth_west\x18\x02 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\x12)\n\nnorth_east\x18\x03 \x01(\x0b\x32\x15.lookwire.v1.GeoPoint\"\x1b\n\x0cIdsCondition\x12\x0b\n\x03ids\x18\x01 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookwire.v1.filter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILTER']._serialized_start=42
-  _globals['_FILTER']._serialized_end=576
-  _globals['_FILTERLIST']._serialized_start=578
-  _globals['_FILTERLIST']._serialized_end=628
-  _globals['_FIELDVALUE']._serialized_start=630
-  _globals['_FIELDVALUE']._serialized_end=743
-  _globals['_EQUALSCONDITION']._serialized_start=745
-  _globals['_EQUALSCONDITION']._serialized_end=817
-  _globals['_INCONDITION']._serialized_start=819
-  _globals['_INCONDITION']._serialized_end=888
-  _globals['_RANGECONDITION']._serialized_start=891
-  _globals['_RANGECONDITION']._serialized_end=1022
-  _globals['_PREFIXCONDITION']._serialized_start=1024
-  _globals['_PREFIXCONDITION']._serialized_end=1072
-  _globals['_EXISTSCONDITION']._serialized_start=1074
-  _globals['_EXISTSCONDITION']._serialized_end=1106
-  _globals['_GEOPOINT']._serialized_start=1108
-  _globals['_GEOPOINT']._serialized_end=1171
-  _globals['_GEORADIUSCONDITION']._serialized_start=1173
-  _globals['_GEORADIUSCONDITION']._serialized_end=1270
-  _globals['_GEOBOXCONDITION']._serialized_start=1272
-  _globals['_GEOBOXCONDITION']._serialized_end=1390
-  _globals['_IDSCONDITION']._serialized_start=1392
-  _globals['_IDSCONDITION']._serialized_end=1419
+  _globals['_FILTER']._serialized_start=75
+  _globals['_FILTER']._serialized_end=664
+  _globals['_FILTERLIST']._serialized_start=666
+  _globals['_FILTERLIST']._serialized_end=716
+  _globals['_FIELDVALUE']._serialized_start=718
+  _globals['_FIELDVALUE']._serialized_end=831
+  _globals['_EQUALSCONDITION']._serialized_start=833
+  _globals['_EQUALSCONDITION']._serialized_end=905
+  _globals['_INCONDITION']._serialized_start=907
+  _globals['_INCONDITION']._serialized_end=976
+  _globals['_RANGECONDITION']._serialized_start=979
+  _globals['_RANGECONDITION']._serialized_end=1110
+  _globals['_TIMERANGECONDITION']._serialized_start=1113
+  _globals['_TIMERANGECONDITION']._serialized_end=1310
+  _globals['_PREFIXCONDITION']._serialized_start=1312
+  _globals['_PREFIXCONDITION']._serialized_end=1360
+  _globals['_EXISTSCONDITION']._serialized_start=1362
+  _globals['_EXISTSCONDITION']._serialized_end=1394
+  _globals['_GEOPOINT']._serialized_start=1396
+  _globals['_GEOPOINT']._serialized_end=1459
+  _globals['_GEORADIUSCONDITION']._serialized_start=1461
+  _globals['_GEORADIUSCONDITION']._serialized_end=1558
+  _globals['_GEOBOXCONDITION']._serialized_start=1560
+  _globals['_GEOBOXCONDITION']._serialized_end=1678
+  _globals['_IDSCONDITION']._serialized_start=1680
+  _globals['_IDSCONDITION']._serialized_end=1707
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -41,6 +42,7 @@ class Filter(_message.Message):
     GEO_RADIUS_FIELD_NUMBER: _builtins.int
     GEO_BOX_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    TIME_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def all_of(self) -> Global___FilterList:
         """all_of matches an item that matches every filter of the list; an empty list matches every item."""
@@ -85,6 +87,10 @@ class Filter(_message.Message):
     def ids(self) -> Global___IdsCondition:
         """ids matches an item whose id is one of the list."""
 
+    @_builtins.property
+    def time_range(self) -> Global___TimeRangeCondition:
+        """time_range matches an item whose timestamp lies in the range."""
+
     def __init__(
         self,
         *,
@@ -99,12 +105,13 @@ class Filter(_message.Message):
         geo_radius: Global___GeoRadiusCondition | None = ...,
         geo_box: Global___GeoBoxCondition | None = ...,
         ids: Global___IdsCondition | None = ...,
+        time_range: Global___TimeRangeCondition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "condition", b"condition", "equals", b"equals", "exists", b"exists", "geo_box", b"geo_box", "geo_radius", b"geo_radius", "ids", b"ids", "in_values", b"in_values", "none_of", b"none_of", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "condition", b"condition", "equals", b"equals", "exists", b"exists", "geo_box", b"geo_box", "geo_radius", b"geo_radius", "ids", b"ids", "in_values", b"in_values", "none_of", b"none_of", "prefix", b"prefix", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "condition", b"condition", "equals", b"equals", "exists", b"exists", "geo_box", b"geo_box", "geo_radius", b"geo_radius", "ids", b"ids", "in_values", b"in_values", "none_of", b"none_of", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "condition", b"condition", "equals", b"equals", "exists", b"exists", "geo_box", b"geo_box", "geo_radius", b"geo_radius", "ids", b"ids", "in_values", b"in_values", "none_of", b"none_of", "prefix", b"prefix", "range", b"range", "time_range", b"time_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["all_of", "any_of", "none_of", "equals", "in_values", "range", "prefix", "exists", "geo_radius", "geo_box", "ids"]  # noqa: Y015
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["all_of", "any_of", "none_of", "equals", "in_values", "range", "prefix", "exists", "geo_radius", "geo_box", "ids", "time_range"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
 
@@ -278,6 +285,54 @@ class RangeCondition(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lte) -> _WhichOneofReturnType__lte | None: ...
 
 Global___RangeCondition: _TypeAlias = RangeCondition  # noqa: Y015
+
+@_typing.final
+class TimeRangeCondition(_message.Message):
+    """TimeRangeCondition bounds a timestamp field. At least one bound must be set; at most one of each side. Bounds count to the
+    microsecond, as the values do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """field is the name of a declared TIMESTAMP field."""
+    @_builtins.property
+    def gt(self) -> _timestamp_pb2.Timestamp:
+        """gt is an exclusive lower bound."""
+
+    @_builtins.property
+    def gte(self) -> _timestamp_pb2.Timestamp:
+        """gte is an inclusive lower bound."""
+
+    @_builtins.property
+    def lt(self) -> _timestamp_pb2.Timestamp:
+        """lt is an exclusive upper bound."""
+
+    @_builtins.property
+    def lte(self) -> _timestamp_pb2.Timestamp:
+        """lte is an inclusive upper bound."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        gt: _timestamp_pb2.Timestamp | None = ...,
+        gte: _timestamp_pb2.Timestamp | None = ...,
+        lt: _timestamp_pb2.Timestamp | None = ...,
+        lte: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeRangeCondition: _TypeAlias = TimeRangeCondition  # noqa: Y015
 
 @_typing.final
 class PrefixCondition(_message.Message):

@@ -22,42 +22,61 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lookwire.v1 import filter_pb2 as lookwire_dot_v1_dot_filter__pb2
 from lookwire.v1 import stage_times_pb2 as lookwire_dot_v1_dot_stage__times__pb2
 from lookwire.v1 import vector_pb2 as lookwire_dot_v1_dot_vector__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elookwire/v1/item_service.proto\x12\x0blookwire.v1\x1a\x18lookwire/v1/filter.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"u\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12%\n\x06vector\x18\x05 \x01(\x0b\x32\x13.lookwire.v1.VectorH\x00\x42\x08\n\x06source\";\n\nStoredItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"J\n\x12UpsertItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05items\x18\x02 \x03(\x0b\x32\x11.lookwire.v1.Item\"\x94\x01\n\x13UpsertItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x16\n\x0einserted_count\x18\x02 \x01(\r\x12\x16\n\x0ereplaced_count\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12&\n\x05times\x18\x05 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"}\n\x0fGetItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x03 \x01(\x08\x12\x30\n\rvector_format\x18\x04 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\"u\n\x10GetItemsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.StoredItem\x12$\n\x07vectors\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\x13\n\x0bmissing_ids\x18\x03 \x03(\t\"5\n\x12\x44\x65leteItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\">\n\x13\x44\x65leteItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\rdeleted_count\x18\x02 \x01(\r\"r\n\x10ListItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x11ListItemsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.StoredItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x11\x43ountItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Filter\"#\n\x12\x43ountItemsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x32\x95\x03\n\x0bItemService\x12P\n\x0bUpsertItems\x12\x1f.lookwire.v1.UpsertItemsRequest\x1a .lookwire.v1.UpsertItemsResponse\x12G\n\x08GetItems\x12\x1c.lookwire.v1.GetItemsRequest\x1a\x1d.lookwire.v1.GetItemsResponse\x12P\n\x0b\x44\x65leteItems\x12\x1f.lookwire.v1.DeleteItemsRequest\x1a .lookwire.v1.DeleteItemsResponse\x12J\n\tListItems\x12\x1d.lookwire.v1.ListItemsRequest\x1a\x1e.lookwire.v1.ListItemsResponse\x12M\n\nCountItems\x12\x1e.lookwire.v1.CountItemsRequest\x1a\x1f.lookwire.v1.CountItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elookwire/v1/item_service.proto\x12\x0blookwire.v1\x1a\x17google/rpc/status.proto\x1a\x18lookwire/v1/filter.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"\x9f\x01\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12%\n\x06vector\x18\x05 \x01(\x0b\x32\x13.lookwire.v1.VectorH\x00\x12\x18\n\x0bif_sequence\x18\x06 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06sourceB\x0e\n\x0c_if_sequence\";\n\nStoredItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"c\n\x12UpsertItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05items\x18\x02 \x03(\x0b\x32\x11.lookwire.v1.Item\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"\x94\x01\n\x13UpsertItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x16\n\x0einserted_count\x18\x02 \x01(\r\x12\x16\n\x0ereplaced_count\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12&\n\x05times\x18\x05 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"}\n\x0fGetItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x03 \x01(\x08\x12\x30\n\rvector_format\x18\x04 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\"u\n\x10GetItemsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.StoredItem\x12$\n\x07vectors\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\x13\n\x0bmissing_ids\x18\x03 \x03(\t\"X\n\x15UpdatePayloadsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12+\n\x07updates\x18\x02 \x03(\x0b\x32\x1a.lookwire.v1.PayloadUpdate\"}\n\rPayloadUpdate\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\x0breplacement\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0bmerge_patch\x18\x03 \x01(\x0cH\x00\x12\x18\n\x0bif_sequence\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06\x63hangeB\x0e\n\x0c_if_sequence\"*\n\x16UpdatePayloadsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"Y\n\x12ImportItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x04\x12 \n\x05items\x18\x03 \x03(\x0b\x32\x11.lookwire.v1.Item\"\x8e\x01\n\x13ImportItemsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x16\n\x0einserted_count\x18\x03 \x01(\r\x12\x16\n\x0ereplaced_count\x18\x04 \x01(\r\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.lookwire.v1.ItemError\"J\n\tItemError\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"Z\n\x12\x44\x65leteItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.Filter\">\n\x13\x44\x65leteItemsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\rdeleted_count\x18\x02 \x01(\r\"r\n\x10ListItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x11ListItemsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.lookwire.v1.StoredItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x11\x43ountItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.lookwire.v1.Filter\"#\n\x12\x43ountItemsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"k\n\x11\x46\x61\x63\x65tItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\r\"M\n\x12\x46\x61\x63\x65tItemsResponse\x12\"\n\x06\x66\x61\x63\x65ts\x18\x01 \x03(\x0b\x32\x12.lookwire.v1.Facet\x12\x13\n\x0bmatch_count\x18\x02 \x01(\x04\"{\n\x05\x46\x61\x63\x65t\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\'\n\x06values\x18\x02 \x03(\x0b\x32\x17.lookwire.v1.FieldValue\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x04\x12\x13\n\x0bvalue_count\x18\x04 \x01(\x04\x12\x15\n\rmissing_count\x18\x05 \x01(\x04\x32\x95\x05\n\x0bItemService\x12P\n\x0bUpsertItems\x12\x1f.lookwire.v1.UpsertItemsRequest\x1a .lookwire.v1.UpsertItemsResponse\x12G\n\x08GetItems\x12\x1c.lookwire.v1.GetItemsRequest\x1a\x1d.lookwire.v1.GetItemsResponse\x12Y\n\x0eUpdatePayloads\x12\".lookwire.v1.UpdatePayloadsRequest\x1a#.lookwire.v1.UpdatePayloadsResponse\x12T\n\x0bImportItems\x12\x1f.lookwire.v1.ImportItemsRequest\x1a .lookwire.v1.ImportItemsResponse(\x01\x30\x01\x12P\n\x0b\x44\x65leteItems\x12\x1f.lookwire.v1.DeleteItemsRequest\x1a .lookwire.v1.DeleteItemsResponse\x12J\n\tListItems\x12\x1d.lookwire.v1.ListItemsRequest\x1a\x1e.lookwire.v1.ListItemsResponse\x12M\n\nCountItems\x12\x1e.lookwire.v1.CountItemsRequest\x1a\x1f.lookwire.v1.CountItemsResponse\x12M\n\nFacetItems\x12\x1e.lookwire.v1.FacetItemsRequest\x1a\x1f.lookwire.v1.FacetItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookwire.v1.item_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ITEM']._serialized_start=130
-  _globals['_ITEM']._serialized_end=247
-  _globals['_STOREDITEM']._serialized_start=249
-  _globals['_STOREDITEM']._serialized_end=308
-  _globals['_UPSERTITEMSREQUEST']._serialized_start=310
-  _globals['_UPSERTITEMSREQUEST']._serialized_end=384
-  _globals['_UPSERTITEMSRESPONSE']._serialized_start=387
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=535
-  _globals['_GETITEMSREQUEST']._serialized_start=537
-  _globals['_GETITEMSREQUEST']._serialized_end=662
-  _globals['_GETITEMSRESPONSE']._serialized_start=664
-  _globals['_GETITEMSRESPONSE']._serialized_end=781
-  _globals['_DELETEITEMSREQUEST']._serialized_start=783
-  _globals['_DELETEITEMSREQUEST']._serialized_end=836
-  _globals['_DELETEITEMSRESPONSE']._serialized_start=838
-  _globals['_DELETEITEMSRESPONSE']._serialized_end=900
-  _globals['_LISTITEMSREQUEST']._serialized_start=902
-  _globals['_LISTITEMSREQUEST']._serialized_end=1016
-  _globals['_LISTITEMSRESPONSE']._serialized_start=1018
-  _globals['_LISTITEMSRESPONSE']._serialized_end=1102
-  _globals['_COUNTITEMSREQUEST']._serialized_start=1104
-  _globals['_COUNTITEMSREQUEST']._serialized_end=1180
-  _globals['_COUNTITEMSRESPONSE']._serialized_start=1182
-  _globals['_COUNTITEMSRESPONSE']._serialized_end=1217
-  _globals['_ITEMSERVICE']._serialized_start=1220
-  _globals['_ITEMSERVICE']._serialized_end=1625
+  _globals['_ITEM']._serialized_start=156
+  _globals['_ITEM']._serialized_end=315
+  _globals['_STOREDITEM']._serialized_start=317
+  _globals['_STOREDITEM']._serialized_end=376
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=378
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=477
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=480
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=628
+  _globals['_GETITEMSREQUEST']._serialized_start=630
+  _globals['_GETITEMSREQUEST']._serialized_end=755
+  _globals['_GETITEMSRESPONSE']._serialized_start=757
+  _globals['_GETITEMSRESPONSE']._serialized_end=874
+  _globals['_UPDATEPAYLOADSREQUEST']._serialized_start=876
+  _globals['_UPDATEPAYLOADSREQUEST']._serialized_end=964
+  _globals['_PAYLOADUPDATE']._serialized_start=966
+  _globals['_PAYLOADUPDATE']._serialized_end=1091
+  _globals['_UPDATEPAYLOADSRESPONSE']._serialized_start=1093
+  _globals['_UPDATEPAYLOADSRESPONSE']._serialized_end=1135
+  _globals['_IMPORTITEMSREQUEST']._serialized_start=1137
+  _globals['_IMPORTITEMSREQUEST']._serialized_end=1226
+  _globals['_IMPORTITEMSRESPONSE']._serialized_start=1229
+  _globals['_IMPORTITEMSRESPONSE']._serialized_end=1371
+  _globals['_ITEMERROR']._serialized_start=1373
+  _globals['_ITEMERROR']._serialized_end=1447
+  _globals['_DELETEITEMSREQUEST']._serialized_start=1449
+  _globals['_DELETEITEMSREQUEST']._serialized_end=1539
+  _globals['_DELETEITEMSRESPONSE']._serialized_start=1541
+  _globals['_DELETEITEMSRESPONSE']._serialized_end=1603
+  _globals['_LISTITEMSREQUEST']._serialized_start=1605
+  _globals['_LISTITEMSREQUEST']._serialized_end=1719
+  _globals['_LISTITEMSRESPONSE']._serialized_start=1721
+  _globals['_LISTITEMSRESPONSE']._serialized_end=1805
+  _globals['_COUNTITEMSREQUEST']._serialized_start=1807
+  _globals['_COUNTITEMSREQUEST']._serialized_end=1883
+  _globals['_COUNTITEMSRESPONSE']._serialized_start=1885
+  _globals['_COUNTITEMSRESPONSE']._serialized_end=1920
+  _globals['_FACETITEMSREQUEST']._serialized_start=1922
+  _globals['_FACETITEMSREQUEST']._serialized_end=2029
+  _globals['_FACETITEMSRESPONSE']._serialized_start=2031
+  _globals['_FACETITEMSRESPONSE']._serialized_end=2108
+  _globals['_FACET']._serialized_start=2110
+  _globals['_FACET']._serialized_end=2233
+  _globals['_ITEMSERVICE']._serialized_start=2236
+  _globals['_ITEMSERVICE']._serialized_end=2897
 # @@protoc_insertion_point(module_scope)

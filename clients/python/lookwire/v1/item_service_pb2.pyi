@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from lookwire.v1 import filter_pb2 as _filter_pb2
 from lookwire.v1 import stage_times_pb2 as _stage_times_pb2
 from lookwire.v1 import vector_pb2 as _vector_pb2
@@ -32,6 +33,7 @@ class Item(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    IF_SEQUENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is unique in the collection: 1 to 512 bytes of UTF-8."""
     payload: _builtins.bytes
@@ -40,6 +42,10 @@ class Item(_message.Message):
     """text is embedded by the collection's encoder; see Input.text."""
     image: _builtins.bytes
     """image is embedded by the collection's encoder; see Input.image."""
+    if_sequence: _builtins.int
+    """if_sequence is the sequence that the stored item of this id must have, 0 for an id that must not exist; otherwise the
+    write is ABORTED with reason CONFLICT. Absent: no condition.
+    """
     @_builtins.property
     def vector(self) -> _vector_pb2.Vector:
         """vector is taken as it is and normalised."""
@@ -52,13 +58,19 @@ class Item(_message.Message):
         text: _builtins.str = ...,
         image: _builtins.bytes = ...,
         vector: _vector_pb2.Vector | None = ...,
+        if_sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "source", b"source", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence", "if_sequence", b"if_sequence", "image", b"image", "source", b"source", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "image", b"image", "payload", b"payload", "source", b"source", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence", "id", b"id", "if_sequence", b"if_sequence", "image", b"image", "payload", b"payload", "source", b"source", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_sequence: _TypeAlias = _typing.Literal["if_sequence"]  # noqa: Y015
+    _WhichOneofArgType__if_sequence: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["text", "image", "vector"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_sequence) -> _WhichOneofReturnType__if_sequence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___Item: _TypeAlias = Item  # noqa: Y015
@@ -101,8 +113,14 @@ class UpsertItemsRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """collection is the collection's name."""
+    idempotency_key: _builtins.str
+    """idempotency_key makes a repetition harmless: a request with the key of an earlier one to this collection writes nothing and
+    has the earlier reply. At most 128 bytes of UTF-8; empty: none. The same key with other items is INVALID_ARGUMENT. The
+    last 10,000 keys of a collection are remembered, across restarts.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]:
         """items are what to write, 1 to 1,024, with ids that differ."""
@@ -112,10 +130,11 @@ class UpsertItemsRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         items: _abc.Iterable[Global___Item] | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "idempotency_key", b"idempotency_key", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,28 +253,229 @@ class GetItemsResponse(_message.Message):
 Global___GetItemsResponse: _TypeAlias = GetItemsResponse  # noqa: Y015
 
 @_typing.final
+class UpdatePayloadsRequest(_message.Message):
+    """UpdatePayloadsRequest holds changes of payloads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """collection is the collection's name."""
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayloadUpdate]:
+        """updates are what to change, 1 to 1,024, with ids that differ."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        updates: _abc.Iterable[Global___PayloadUpdate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePayloadsRequest: _TypeAlias = UpdatePayloadsRequest  # noqa: Y015
+
+@_typing.final
+class PayloadUpdate(_message.Message):
+    """PayloadUpdate changes the payload of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    MERGE_PATCH_FIELD_NUMBER: _builtins.int
+    IF_SEQUENCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id of the item."""
+    replacement: _builtins.bytes
+    """replacement is the new payload as a whole."""
+    merge_patch: _builtins.bytes
+    """merge_patch is a JSON object whose members are set, recursively for objects; null removes a member (RFC 7396)."""
+    if_sequence: _builtins.int
+    """if_sequence is the sequence that the item must have; otherwise ABORTED with reason CONFLICT. Absent: no condition."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        replacement: _builtins.bytes = ...,
+        merge_patch: _builtins.bytes = ...,
+        if_sequence: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence", "change", b"change", "if_sequence", b"if_sequence", "merge_patch", b"merge_patch", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence", "change", b"change", "id", b"id", "if_sequence", b"if_sequence", "merge_patch", b"merge_patch", "replacement", b"replacement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_sequence: _TypeAlias = _typing.Literal["if_sequence"]  # noqa: Y015
+    _WhichOneofArgType__if_sequence: _TypeAlias = _typing.Literal["_if_sequence", b"_if_sequence"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["replacement", "merge_patch"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_sequence) -> _WhichOneofReturnType__if_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___PayloadUpdate: _TypeAlias = PayloadUpdate  # noqa: Y015
+
+@_typing.final
+class UpdatePayloadsResponse(_message.Message):
+    """UpdatePayloadsResponse confirms the changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """sequence is the number of this write."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePayloadsResponse: _TypeAlias = UpdatePayloadsResponse  # noqa: Y015
+
+@_typing.final
+class ImportItemsRequest(_message.Message):
+    """ImportItemsRequest is a chunk of an import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """collection is the collection's name; needed in the first message, and the same or empty in later ones."""
+    chunk: _builtins.int
+    """chunk is a number of the caller's choice, repeated in the acknowledgement."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]:
+        """items are what to write, 1 to 1,024. Of items with the same id the last counts, within a chunk as between chunks."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        chunk: _builtins.int = ...,
+        items: _abc.Iterable[Global___Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collection", b"collection", "items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportItemsRequest: _TypeAlias = ImportItemsRequest  # noqa: Y015
+
+@_typing.final
+class ImportItemsResponse(_message.Message):
+    """ImportItemsResponse acknowledges a chunk; in the order of the chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    INSERTED_COUNT_FIELD_NUMBER: _builtins.int
+    REPLACED_COUNT_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.int
+    """chunk is the number of the request."""
+    sequence: _builtins.int
+    """sequence is the number of the write; 0 if no item of the chunk could be written."""
+    inserted_count: _builtins.int
+    """inserted_count is how many of the ids were new."""
+    replaced_count: _builtins.int
+    """replaced_count is how many of the ids existed."""
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemError]:
+        """errors has an entry for each item that was not written."""
+
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        inserted_count: _builtins.int = ...,
+        replaced_count: _builtins.int = ...,
+        errors: _abc.Iterable[Global___ItemError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "errors", b"errors", "inserted_count", b"inserted_count", "replaced_count", b"replaced_count", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportItemsResponse: _TypeAlias = ImportItemsResponse  # noqa: Y015
+
+@_typing.final
+class ItemError(_message.Message):
+    """ItemError says why an item was not written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """index of the item in its chunk, from 0."""
+    id: _builtins.str
+    """id of the item."""
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """status is what UpsertItems would have answered."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "index", b"index", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemError: _TypeAlias = ItemError  # noqa: Y015
+
+@_typing.final
 class DeleteItemsRequest(_message.Message):
-    """DeleteItemsRequest names items."""
+    """DeleteItemsRequest names items: exactly one of ids and filter is given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """collection is the collection's name."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids are the items' ids, 1 to 1,024; those that do not exist are passed over."""
 
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """filter selects the items to remove, as many as there are."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,3 +620,111 @@ class CountItemsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountItemsResponse: _TypeAlias = CountItemsResponse  # noqa: Y015
+
+@_typing.final
+class FacetItemsRequest(_message.Message):
+    """FacetItemsRequest asks for counts by value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """collection is the collection's name."""
+    limit: _builtins.int
+    """limit is the largest number of values of each field: 0 means 10; at most 1,000."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fields are the names of 1 to 16 declared STRING, INT64 or BOOL fields."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """filter selects the items to count; absent: all."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fields", b"fields", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetItemsRequest: _TypeAlias = FacetItemsRequest  # noqa: Y015
+
+@_typing.final
+class FacetItemsResponse(_message.Message):
+    """FacetItemsResponse holds the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACETS_FIELD_NUMBER: _builtins.int
+    MATCH_COUNT_FIELD_NUMBER: _builtins.int
+    match_count: _builtins.int
+    """match_count is the number of items that match the filter."""
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Facet]:
+        """facets has an element for each field of the request, in order."""
+
+    def __init__(
+        self,
+        *,
+        facets: _abc.Iterable[Global___Facet] | None = ...,
+        match_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets", "match_count", b"match_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetItemsResponse: _TypeAlias = FacetItemsResponse  # noqa: Y015
+
+@_typing.final
+class Facet(_message.Message):
+    """Facet holds the commonest values of a field, as parallel lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    VALUE_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """field is the field's name."""
+    value_count: _builtins.int
+    """value_count is the number of different values among the matching items."""
+    missing_count: _builtins.int
+    """missing_count is the number of matching items without a value."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_filter_pb2.FieldValue]:
+        """values by falling count; equal counts by rising value."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """counts are the numbers of matching items with each value."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[_filter_pb2.FieldValue] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        value_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "field", b"field", "missing_count", b"missing_count", "value_count", b"value_count", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Facet: _TypeAlias = Facet  # noqa: Y015

@@ -45,6 +45,16 @@ class ItemServiceStub(object):
                 request_serializer=lookwire_dot_v1_dot_item__service__pb2.GetItemsRequest.SerializeToString,
                 response_deserializer=lookwire_dot_v1_dot_item__service__pb2.GetItemsResponse.FromString,
                 _registered_method=True)
+        self.UpdatePayloads = channel.unary_unary(
+                '/lookwire.v1.ItemService/UpdatePayloads',
+                request_serializer=lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsResponse.FromString,
+                _registered_method=True)
+        self.ImportItems = channel.stream_stream(
+                '/lookwire.v1.ItemService/ImportItems',
+                request_serializer=lookwire_dot_v1_dot_item__service__pb2.ImportItemsRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_item__service__pb2.ImportItemsResponse.FromString,
+                _registered_method=True)
         self.DeleteItems = channel.unary_unary(
                 '/lookwire.v1.ItemService/DeleteItems',
                 request_serializer=lookwire_dot_v1_dot_item__service__pb2.DeleteItemsRequest.SerializeToString,
@@ -59,6 +69,11 @@ class ItemServiceStub(object):
                 '/lookwire.v1.ItemService/CountItems',
                 request_serializer=lookwire_dot_v1_dot_item__service__pb2.CountItemsRequest.SerializeToString,
                 response_deserializer=lookwire_dot_v1_dot_item__service__pb2.CountItemsResponse.FromString,
+                _registered_method=True)
+        self.FacetItems = channel.unary_unary(
+                '/lookwire.v1.ItemService/FacetItems',
+                request_serializer=lookwire_dot_v1_dot_item__service__pb2.FacetItemsRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_item__service__pb2.FacetItemsResponse.FromString,
                 _registered_method=True)
 
 
@@ -83,8 +98,27 @@ class ItemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdatePayloads(self, request, context):
+        """UpdatePayloads changes payloads and keeps the vectors. All or nothing, as UpsertItems; an id that does not exist is
+        NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportItems(self, request_iterator, context):
+        """ImportItems writes a stream of chunks: items are decoded and embedded in the bulk lane while earlier chunks are written,
+        and each chunk is acknowledged when it is on disk and visible. A bad item has an error in the acknowledgement of its
+        chunk, and the rest of the chunk is written. At most 4 chunks are in work; beyond that the server reads no further, so
+        that a client which sends too fast is held back. A stream that breaks off has written exactly the chunks that it
+        acknowledged, and perhaps the next few: to resume, send again all that was not acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteItems(self, request, context):
-        """DeleteItems removes items by id. Once the reply is sent this is on disk and no later search finds them.
+        """DeleteItems removes items by id or by filter. Once the reply is sent this is on disk and no later search finds them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +139,13 @@ class ItemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FacetItems(self, request, context):
+        """FacetItems counts the items that match a filter by the values of declared fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ItemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,6 +158,16 @@ def add_ItemServiceServicer_to_server(servicer, server):
                     servicer.GetItems,
                     request_deserializer=lookwire_dot_v1_dot_item__service__pb2.GetItemsRequest.FromString,
                     response_serializer=lookwire_dot_v1_dot_item__service__pb2.GetItemsResponse.SerializeToString,
+            ),
+            'UpdatePayloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePayloads,
+                    request_deserializer=lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsResponse.SerializeToString,
+            ),
+            'ImportItems': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportItems,
+                    request_deserializer=lookwire_dot_v1_dot_item__service__pb2.ImportItemsRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_item__service__pb2.ImportItemsResponse.SerializeToString,
             ),
             'DeleteItems': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteItems,
@@ -132,6 +183,11 @@ def add_ItemServiceServicer_to_server(servicer, server):
                     servicer.CountItems,
                     request_deserializer=lookwire_dot_v1_dot_item__service__pb2.CountItemsRequest.FromString,
                     response_serializer=lookwire_dot_v1_dot_item__service__pb2.CountItemsResponse.SerializeToString,
+            ),
+            'FacetItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.FacetItems,
+                    request_deserializer=lookwire_dot_v1_dot_item__service__pb2.FacetItemsRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_item__service__pb2.FacetItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -189,6 +245,60 @@ class ItemService(object):
             '/lookwire.v1.ItemService/GetItems',
             lookwire_dot_v1_dot_item__service__pb2.GetItemsRequest.SerializeToString,
             lookwire_dot_v1_dot_item__service__pb2.GetItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.ItemService/UpdatePayloads',
+            lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsRequest.SerializeToString,
+            lookwire_dot_v1_dot_item__service__pb2.UpdatePayloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportItems(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lookwire.v1.ItemService/ImportItems',
+            lookwire_dot_v1_dot_item__service__pb2.ImportItemsRequest.SerializeToString,
+            lookwire_dot_v1_dot_item__service__pb2.ImportItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -270,6 +380,33 @@ class ItemService(object):
             '/lookwire.v1.ItemService/CountItems',
             lookwire_dot_v1_dot_item__service__pb2.CountItemsRequest.SerializeToString,
             lookwire_dot_v1_dot_item__service__pb2.CountItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FacetItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.ItemService/FacetItems',
+            lookwire_dot_v1_dot_item__service__pb2.FacetItemsRequest.SerializeToString,
+            lookwire_dot_v1_dot_item__service__pb2.FacetItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

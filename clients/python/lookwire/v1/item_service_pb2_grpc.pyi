@@ -41,14 +41,27 @@ class ItemServiceStub:
     """
     GetItems: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.GetItemsRequest, _item_service_pb2.GetItemsResponse]
     """GetItems returns items by id."""
+    UpdatePayloads: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.UpdatePayloadsRequest, _item_service_pb2.UpdatePayloadsResponse]
+    """UpdatePayloads changes payloads and keeps the vectors. All or nothing, as UpsertItems; an id that does not exist is
+    NOT_FOUND.
+    """
+    ImportItems: _grpc.StreamStreamMultiCallable[_item_service_pb2.ImportItemsRequest, _item_service_pb2.ImportItemsResponse]
+    """ImportItems writes a stream of chunks: items are decoded and embedded in the bulk lane while earlier chunks are written,
+    and each chunk is acknowledged when it is on disk and visible. A bad item has an error in the acknowledgement of its
+    chunk, and the rest of the chunk is written. At most 4 chunks are in work; beyond that the server reads no further, so
+    that a client which sends too fast is held back. A stream that breaks off has written exactly the chunks that it
+    acknowledged, and perhaps the next few: to resume, send again all that was not acknowledged.
+    """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.DeleteItemsRequest, _item_service_pb2.DeleteItemsResponse]
-    """DeleteItems removes items by id. Once the reply is sent this is on disk and no later search finds them."""
+    """DeleteItems removes items by id or by filter. Once the reply is sent this is on disk and no later search finds them."""
     ListItems: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.ListItemsRequest, _item_service_pb2.ListItemsResponse]
     """ListItems returns the items that match a filter, in the order of their ids (by UTF-8 bytes), page by page. Items written
     while a client pages are seen or not by their place in that order; no item is seen twice.
     """
     CountItems: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.CountItemsRequest, _item_service_pb2.CountItemsResponse]
     """CountItems returns how many items match a filter."""
+    FacetItems: _grpc.UnaryUnaryMultiCallable[_item_service_pb2.FacetItemsRequest, _item_service_pb2.FacetItemsResponse]
+    """FacetItems counts the items that match a filter by the values of declared fields."""
 
 @_typing.type_check_only
 class ItemServiceAsyncStub(ItemServiceStub):
@@ -63,14 +76,27 @@ class ItemServiceAsyncStub(ItemServiceStub):
     """
     GetItems: _aio.UnaryUnaryMultiCallable[_item_service_pb2.GetItemsRequest, _item_service_pb2.GetItemsResponse]  # type: ignore[assignment]
     """GetItems returns items by id."""
+    UpdatePayloads: _aio.UnaryUnaryMultiCallable[_item_service_pb2.UpdatePayloadsRequest, _item_service_pb2.UpdatePayloadsResponse]  # type: ignore[assignment]
+    """UpdatePayloads changes payloads and keeps the vectors. All or nothing, as UpsertItems; an id that does not exist is
+    NOT_FOUND.
+    """
+    ImportItems: _aio.StreamStreamMultiCallable[_item_service_pb2.ImportItemsRequest, _item_service_pb2.ImportItemsResponse]  # type: ignore[assignment]
+    """ImportItems writes a stream of chunks: items are decoded and embedded in the bulk lane while earlier chunks are written,
+    and each chunk is acknowledged when it is on disk and visible. A bad item has an error in the acknowledgement of its
+    chunk, and the rest of the chunk is written. At most 4 chunks are in work; beyond that the server reads no further, so
+    that a client which sends too fast is held back. A stream that breaks off has written exactly the chunks that it
+    acknowledged, and perhaps the next few: to resume, send again all that was not acknowledged.
+    """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_item_service_pb2.DeleteItemsRequest, _item_service_pb2.DeleteItemsResponse]  # type: ignore[assignment]
-    """DeleteItems removes items by id. Once the reply is sent this is on disk and no later search finds them."""
+    """DeleteItems removes items by id or by filter. Once the reply is sent this is on disk and no later search finds them."""
     ListItems: _aio.UnaryUnaryMultiCallable[_item_service_pb2.ListItemsRequest, _item_service_pb2.ListItemsResponse]  # type: ignore[assignment]
     """ListItems returns the items that match a filter, in the order of their ids (by UTF-8 bytes), page by page. Items written
     while a client pages are seen or not by their place in that order; no item is seen twice.
     """
     CountItems: _aio.UnaryUnaryMultiCallable[_item_service_pb2.CountItemsRequest, _item_service_pb2.CountItemsResponse]  # type: ignore[assignment]
     """CountItems returns how many items match a filter."""
+    FacetItems: _aio.UnaryUnaryMultiCallable[_item_service_pb2.FacetItemsRequest, _item_service_pb2.FacetItemsResponse]  # type: ignore[assignment]
+    """FacetItems counts the items that match a filter by the values of declared fields."""
 
 class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     """ItemService writes and reads the items of a collection. An unknown collection is NOT_FOUND in every call."""
@@ -96,12 +122,35 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetItems returns items by id."""
 
     @_abc_1.abstractmethod
+    def UpdatePayloads(
+        self,
+        request: _item_service_pb2.UpdatePayloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_item_service_pb2.UpdatePayloadsResponse, _abc.Awaitable[_item_service_pb2.UpdatePayloadsResponse]]:
+        """UpdatePayloads changes payloads and keeps the vectors. All or nothing, as UpsertItems; an id that does not exist is
+        NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportItems(
+        self,
+        request_iterator: _MaybeAsyncIterator[_item_service_pb2.ImportItemsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_item_service_pb2.ImportItemsResponse], _abc.AsyncIterator[_item_service_pb2.ImportItemsResponse]]:
+        """ImportItems writes a stream of chunks: items are decoded and embedded in the bulk lane while earlier chunks are written,
+        and each chunk is acknowledged when it is on disk and visible. A bad item has an error in the acknowledgement of its
+        chunk, and the rest of the chunk is written. At most 4 chunks are in work; beyond that the server reads no further, so
+        that a client which sends too fast is held back. A stream that breaks off has written exactly the chunks that it
+        acknowledged, and perhaps the next few: to resume, send again all that was not acknowledged.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteItems(
         self,
         request: _item_service_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_service_pb2.DeleteItemsResponse, _abc.Awaitable[_item_service_pb2.DeleteItemsResponse]]:
-        """DeleteItems removes items by id. Once the reply is sent this is on disk and no later search finds them."""
+        """DeleteItems removes items by id or by filter. Once the reply is sent this is on disk and no later search finds them."""
 
     @_abc_1.abstractmethod
     def ListItems(
@@ -120,5 +169,13 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_item_service_pb2.CountItemsResponse, _abc.Awaitable[_item_service_pb2.CountItemsResponse]]:
         """CountItems returns how many items match a filter."""
+
+    @_abc_1.abstractmethod
+    def FacetItems(
+        self,
+        request: _item_service_pb2.FacetItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_item_service_pb2.FacetItemsResponse, _abc.Awaitable[_item_service_pb2.FacetItemsResponse]]:
+        """FacetItems counts the items that match a filter by the values of declared fields."""
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,34 +22,49 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lookwire.v1 import filter_pb2 as lookwire_dot_v1_dot_filter__pb2
 from lookwire.v1 import stage_times_pb2 as lookwire_dot_v1_dot_stage__times__pb2
 from lookwire.v1 import vector_pb2 as lookwire_dot_v1_dot_vector__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookwire/v1/search_service.proto\x12\x0blookwire.v1\x1a\x18lookwire/v1/filter.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"\xc2\x01\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12%\n\x06vector\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.VectorH\x00\x12\x11\n\x07item_id\x18\x04 \x01(\tH\x00\x12$\n\x03mix\x18\x05 \x01(\x0b\x32\x15.lookwire.v1.MixQueryH\x00\x12\x30\n\trecommend\x18\x06 \x01(\x0b\x32\x1b.lookwire.v1.RecommendQueryH\x00\x42\x06\n\x04kind\"5\n\x08MixQuery\x12)\n\x05parts\x18\x01 \x03(\x0b\x32\x1a.lookwire.v1.WeightedQuery\"B\n\rWeightedQuery\x12!\n\x05query\x18\x01 \x01(\x0b\x32\x12.lookwire.v1.Query\x12\x0e\n\x06weight\x18\x02 \x01(\x02\"9\n\x0eRecommendQuery\x12\x11\n\tliked_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x64isliked_ids\x18\x02 \x03(\t\"\xb5\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.lookwire.v1.Query\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.Filter\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1c\n\x0fscore_threshold\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08ids_only\x18\x06 \x01(\x08\x12\x17\n\x0finclude_vectors\x18\x07 \x01(\x08\x12\x30\n\rvector_format\x18\x08 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\x12\x19\n\x0cmin_sequence\x18\t \x01(\x04H\x01\x88\x01\x01\x42\x12\n\x10_score_thresholdB\x0f\n\r_min_sequence\"\xd5\x01\n\x0eSearchResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x10\n\x08payloads\x18\x03 \x03(\x0c\x12$\n\x07vectors\x18\x04 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\x1f\n\x04plan\x18\x05 \x01(\x0b\x32\x11.lookwire.v1.Plan\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12&\n\x05times\x18\x08 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\"\xa0\x01\n\x04Plan\x12(\n\x06method\x18\x01 \x01(\x0e\x32\x18.lookwire.v1.Plan.Method\x12\x12\n\nitem_count\x18\x02 \x01(\x04\x12\x13\n\x0bmatch_count\x18\x03 \x01(\x04\"E\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x10\n\x0cMETHOD_EXACT\x10\x01\x12\x11\n\rMETHOD_GATHER\x10\x02\x32R\n\rSearchService\x12\x41\n\x06Search\x12\x1a.lookwire.v1.SearchRequest\x1a\x1b.lookwire.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookwire/v1/search_service.proto\x12\x0blookwire.v1\x1a\x17google/rpc/status.proto\x1a\x18lookwire/v1/filter.proto\x1a\x1dlookwire/v1/stage_times.proto\x1a\x18lookwire/v1/vector.proto\"\xc2\x01\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12%\n\x06vector\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.VectorH\x00\x12\x11\n\x07item_id\x18\x04 \x01(\tH\x00\x12$\n\x03mix\x18\x05 \x01(\x0b\x32\x15.lookwire.v1.MixQueryH\x00\x12\x30\n\trecommend\x18\x06 \x01(\x0b\x32\x1b.lookwire.v1.RecommendQueryH\x00\x42\x06\n\x04kind\"5\n\x08MixQuery\x12)\n\x05parts\x18\x01 \x03(\x0b\x32\x1a.lookwire.v1.WeightedQuery\"B\n\rWeightedQuery\x12!\n\x05query\x18\x01 \x01(\x0b\x32\x12.lookwire.v1.Query\x12\x0e\n\x06weight\x18\x02 \x01(\x02\"9\n\x0eRecommendQuery\x12\x11\n\tliked_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x64isliked_ids\x18\x02 \x03(\t\"\xf6\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.lookwire.v1.Query\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.lookwire.v1.Filter\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1c\n\x0fscore_threshold\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08ids_only\x18\x06 \x01(\x08\x12\x17\n\x0finclude_vectors\x18\x07 \x01(\x08\x12\x30\n\rvector_format\x18\x08 \x01(\x0e\x32\x19.lookwire.v1.VectorFormat\x12\x19\n\x0cmin_sequence\x18\t \x01(\x04H\x01\x88\x01\x01\x12#\n\x06hybrid\x18\n \x01(\x0b\x32\x13.lookwire.v1.Hybrid\x12!\n\x14\x63\x61librated_threshold\x18\x0b \x01(\x02H\x02\x88\x01\x01\x12!\n\x19include_calibrated_scores\x18\x0c \x01(\x08\x12)\n\tdiversity\x18\r \x01(\x0b\x32\x16.lookwire.v1.Diversity\x12&\n\x08group_by\x18\x0e \x01(\x0b\x32\x14.lookwire.v1.GroupBy\x12\x1c\n\x0f\x63ollapse_cosine\x18\x0f \x01(\x02H\x03\x88\x01\x01\x12\x16\n\x0epayload_fields\x18\x10 \x03(\t\x12\r\n\x05\x65xact\x18\x11 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x12 \x01(\x08\x42\x12\n\x10_score_thresholdB\x0f\n\r_min_sequenceB\x17\n\x15_calibrated_thresholdB\x12\n\x10_collapse_cosine\"\x7f\n\x06Hybrid\x12\r\n\x05words\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12\x1a\n\rvector_weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bword_weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x10\n\x0e_vector_weightB\x0e\n\x0c_word_weight\"/\n\tDiversity\x12\x0e\n\x06weight\x18\x01 \x01(\x02\x12\x12\n\ncandidates\x18\x02 \x01(\r\",\n\x07GroupBy\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x12\n\ngroup_size\x18\x02 \x01(\r\"B\n\x12\x42\x61tchSearchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.lookwire.v1.SearchRequest\"F\n\x13\x42\x61tchSearchResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.lookwire.v1.BatchSearchResult\"t\n\x11\x42\x61tchSearchResult\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.lookwire.v1.SearchResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xc6\x02\n\x0eSearchResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x10\n\x08payloads\x18\x03 \x03(\x0c\x12$\n\x07vectors\x18\x04 \x01(\x0b\x32\x13.lookwire.v1.Matrix\x12\x1f\n\x04plan\x18\x05 \x01(\x0b\x32\x11.lookwire.v1.Plan\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12&\n\x05times\x18\x08 \x01(\x0b\x32\x17.lookwire.v1.StageTimes\x12\x19\n\x11\x63\x61librated_scores\x18\t \x03(\x02\x12%\n\x04legs\x18\n \x01(\x0b\x32\x17.lookwire.v1.HybridLegs\x12-\n\x0cgroup_values\x18\x0b \x03(\x0b\x32\x17.lookwire.v1.FieldValue\"p\n\nHybridLegs\x12\x14\n\x0cvector_ranks\x18\x01 \x03(\r\x12\x12\n\nword_ranks\x18\x02 \x03(\r\x12\x13\n\x0bword_scores\x18\x03 \x03(\x02\x12\x14\n\x0c\x66used_scores\x18\x04 \x03(\x02\x12\r\n\x05\x65qual\x18\x05 \x03(\x08\"\xf4\x02\n\x04Plan\x12(\n\x06method\x18\x01 \x01(\x0e\x32\x18.lookwire.v1.Plan.Method\x12\x12\n\nitem_count\x18\x02 \x01(\x04\x12\x13\n\x0bmatch_count\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x15\n\rindexed_count\x18\x05 \x01(\x04\x12\r\n\x05\x63\x65lls\x18\x06 \x01(\r\x12\x0e\n\x06probes\x18\x07 \x01(\r\x12\x11\n\tef_search\x18\x08 \x01(\r\x12\x17\n\x0f\x63\x61ndidate_count\x18\t \x01(\r\x12\x17\n\x0fmeasured_recall\x18\n \x01(\x02\x12\x12\n\nbatch_size\x18\x0b \x01(\r\x12\x0e\n\x06reason\x18\x0c \x01(\t\"f\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x10\n\x0cMETHOD_EXACT\x10\x01\x12\x11\n\rMETHOD_GATHER\x10\x02\x12\x0e\n\nMETHOD_IVF\x10\x03\x12\x0f\n\x0bMETHOD_HNSW\x10\x04\x32\xa4\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.lookwire.v1.SearchRequest\x1a\x1b.lookwire.v1.SearchResponse\x12P\n\x0b\x42\x61tchSearch\x12\x1f.lookwire.v1.BatchSearchRequest\x1a .lookwire.v1.BatchSearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookwire.v1.search_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUERY']._serialized_start=133
-  _globals['_QUERY']._serialized_end=327
-  _globals['_MIXQUERY']._serialized_start=329
-  _globals['_MIXQUERY']._serialized_end=382
-  _globals['_WEIGHTEDQUERY']._serialized_start=384
-  _globals['_WEIGHTEDQUERY']._serialized_end=450
-  _globals['_RECOMMENDQUERY']._serialized_start=452
-  _globals['_RECOMMENDQUERY']._serialized_end=509
-  _globals['_SEARCHREQUEST']._serialized_start=512
-  _globals['_SEARCHREQUEST']._serialized_end=821
-  _globals['_SEARCHRESPONSE']._serialized_start=824
-  _globals['_SEARCHRESPONSE']._serialized_end=1037
-  _globals['_PLAN']._serialized_start=1040
-  _globals['_PLAN']._serialized_end=1200
-  _globals['_PLAN_METHOD']._serialized_start=1131
-  _globals['_PLAN_METHOD']._serialized_end=1200
-  _globals['_SEARCHSERVICE']._serialized_start=1202
-  _globals['_SEARCHSERVICE']._serialized_end=1284
+  _globals['_QUERY']._serialized_start=158
+  _globals['_QUERY']._serialized_end=352
+  _globals['_MIXQUERY']._serialized_start=354
+  _globals['_MIXQUERY']._serialized_end=407
+  _globals['_WEIGHTEDQUERY']._serialized_start=409
+  _globals['_WEIGHTEDQUERY']._serialized_end=475
+  _globals['_RECOMMENDQUERY']._serialized_start=477
+  _globals['_RECOMMENDQUERY']._serialized_end=534
+  _globals['_SEARCHREQUEST']._serialized_start=537
+  _globals['_SEARCHREQUEST']._serialized_end=1167
+  _globals['_HYBRID']._serialized_start=1169
+  _globals['_HYBRID']._serialized_end=1296
+  _globals['_DIVERSITY']._serialized_start=1298
+  _globals['_DIVERSITY']._serialized_end=1345
+  _globals['_GROUPBY']._serialized_start=1347
+  _globals['_GROUPBY']._serialized_end=1391
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1393
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=1459
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1461
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=1531
+  _globals['_BATCHSEARCHRESULT']._serialized_start=1533
+  _globals['_BATCHSEARCHRESULT']._serialized_end=1649
+  _globals['_SEARCHRESPONSE']._serialized_start=1652
+  _globals['_SEARCHRESPONSE']._serialized_end=1978
+  _globals['_HYBRIDLEGS']._serialized_start=1980
+  _globals['_HYBRIDLEGS']._serialized_end=2092
+  _globals['_PLAN']._serialized_start=2095
+  _globals['_PLAN']._serialized_end=2467
+  _globals['_PLAN_METHOD']._serialized_start=2365
+  _globals['_PLAN_METHOD']._serialized_end=2467
+  _globals['_SEARCHSERVICE']._serialized_start=2470
+  _globals['_SEARCHSERVICE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from lookwire.v1 import filter_pb2 as _filter_pb2
 from lookwire.v1 import stage_times_pb2 as _stage_times_pb2
 from lookwire.v1 import vector_pb2 as _vector_pb2
@@ -171,6 +172,15 @@ class SearchRequest(_message.Message):
     INCLUDE_VECTORS_FIELD_NUMBER: _builtins.int
     VECTOR_FORMAT_FIELD_NUMBER: _builtins.int
     MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    HYBRID_FIELD_NUMBER: _builtins.int
+    CALIBRATED_THRESHOLD_FIELD_NUMBER: _builtins.int
+    INCLUDE_CALIBRATED_SCORES_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    COLLAPSE_COSINE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELDS_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """collection is the collection's name."""
     top_k: _builtins.int
@@ -187,6 +197,20 @@ class SearchRequest(_message.Message):
     """min_sequence is the number of a write that must be visible; a number that the collection has not reached is
     FAILED_PRECONDITION. Absent: none. Every acknowledged write is visible in any case.
     """
+    calibrated_threshold: _builtins.float
+    """calibrated_threshold drops hits with a lower calibrated score, in [0, 1]; absent: none are dropped. See
+    SearchResponse.calibrated_scores.
+    """
+    include_calibrated_scores: _builtins.bool
+    """include_calibrated_scores asks for the calibrated scores; a calibrated_threshold asks for them too."""
+    collapse_cosine: _builtins.float
+    """collapse_cosine drops a hit whose cosine with a better hit is this or higher: near-duplicates, such as the colours of
+    one product. In (0, 1]; absent: none are dropped.
+    """
+    exact: _builtins.bool
+    """exact compares the query with every item that matches, whatever index the collection has."""
+    explain: _builtins.bool
+    """explain asks for every field of the plan; without it the plan has method, item_count and match_count."""
     @_builtins.property
     def query(self) -> Global___Query:
         """query says what to look for."""
@@ -194,6 +218,22 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """filter selects the items to search among; absent: all."""
+
+    @_builtins.property
+    def hybrid(self) -> Global___Hybrid:
+        """hybrid searches the words of the collection's TEXT fields too, and ranks by both; absent: by the vectors alone."""
+
+    @_builtins.property
+    def diversity(self) -> Global___Diversity:
+        """diversity trades likeness to the query for unlikeness among the hits; absent: none."""
+
+    @_builtins.property
+    def group_by(self) -> Global___GroupBy:
+        """group_by returns the best items of each value of a field; absent: no groups."""
+
+    @_builtins.property
+    def payload_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """payload_fields are the top-level keys of the payload to return, at most 64; empty: all."""
 
     def __init__(
         self,
@@ -207,21 +247,220 @@ class SearchRequest(_message.Message):
         include_vectors: _builtins.bool = ...,
         vector_format: _vector_pb2.VectorFormat.ValueType = ...,
         min_sequence: _builtins.int | None = ...,
+        hybrid: Global___Hybrid | None = ...,
+        calibrated_threshold: _builtins.float | None = ...,
+        include_calibrated_scores: _builtins.bool = ...,
+        diversity: Global___Diversity | None = ...,
+        group_by: Global___GroupBy | None = ...,
+        collapse_cosine: _builtins.float | None = ...,
+        payload_fields: _abc.Iterable[_builtins.str] | None = ...,
+        exact: _builtins.bool = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_sequence", b"_min_sequence", "_score_threshold", b"_score_threshold", "filter", b"filter", "min_sequence", b"min_sequence", "query", b"query", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calibrated_threshold", b"_calibrated_threshold", "_collapse_cosine", b"_collapse_cosine", "_min_sequence", b"_min_sequence", "_score_threshold", b"_score_threshold", "calibrated_threshold", b"calibrated_threshold", "collapse_cosine", b"collapse_cosine", "diversity", b"diversity", "filter", b"filter", "group_by", b"group_by", "hybrid", b"hybrid", "min_sequence", b"min_sequence", "query", b"query", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_sequence", b"_min_sequence", "_score_threshold", b"_score_threshold", "collection", b"collection", "filter", b"filter", "ids_only", b"ids_only", "include_vectors", b"include_vectors", "min_sequence", b"min_sequence", "query", b"query", "score_threshold", b"score_threshold", "top_k", b"top_k", "vector_format", b"vector_format"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calibrated_threshold", b"_calibrated_threshold", "_collapse_cosine", b"_collapse_cosine", "_min_sequence", b"_min_sequence", "_score_threshold", b"_score_threshold", "calibrated_threshold", b"calibrated_threshold", "collapse_cosine", b"collapse_cosine", "collection", b"collection", "diversity", b"diversity", "exact", b"exact", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "hybrid", b"hybrid", "ids_only", b"ids_only", "include_calibrated_scores", b"include_calibrated_scores", "include_vectors", b"include_vectors", "min_sequence", b"min_sequence", "payload_fields", b"payload_fields", "query", b"query", "score_threshold", b"score_threshold", "top_k", b"top_k", "vector_format", b"vector_format"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calibrated_threshold: _TypeAlias = _typing.Literal["calibrated_threshold"]  # noqa: Y015
+    _WhichOneofArgType__calibrated_threshold: _TypeAlias = _typing.Literal["_calibrated_threshold", b"_calibrated_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__collapse_cosine: _TypeAlias = _typing.Literal["collapse_cosine"]  # noqa: Y015
+    _WhichOneofArgType__collapse_cosine: _TypeAlias = _typing.Literal["_collapse_cosine", b"_collapse_cosine"]  # noqa: Y015
     _WhichOneofReturnType__min_sequence: _TypeAlias = _typing.Literal["min_sequence"]  # noqa: Y015
     _WhichOneofArgType__min_sequence: _TypeAlias = _typing.Literal["_min_sequence", b"_min_sequence"]  # noqa: Y015
     _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
     _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calibrated_threshold) -> _WhichOneofReturnType__calibrated_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collapse_cosine) -> _WhichOneofReturnType__collapse_cosine | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_sequence) -> _WhichOneofReturnType__min_sequence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class Hybrid(_message.Message):
+    """Hybrid is a search for words beside that for vectors. Both legs rank the items that match the filter; the hits are those
+    with the largest sum of weight / (60 + rank) over the legs that found them (reciprocal rank fusion, Cormack et al., 2009).
+    An item with a TEXT or STRING field that is equal to the words, but for case and spaces, comes before all others.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    VECTOR_WEIGHT_FIELD_NUMBER: _builtins.int
+    WORD_WEIGHT_FIELD_NUMBER: _builtins.int
+    words: _builtins.str
+    """words are what to look for; empty: the text of the query, which must then be a text. An item matches if one of its TEXT
+    fields has any of the words; the order is BM25's. 1 to 1,024 characters.
+    """
+    vector_weight: _builtins.float
+    """vector_weight is the weight of the vector leg: finite, 0 or more; absent: 1."""
+    word_weight: _builtins.float
+    """word_weight is the weight of the word leg: finite, 0 or more, one of the two above 0; absent: 1."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fields are the TEXT fields to look in; empty: all. A collection without any is FAILED_PRECONDITION."""
+
+    def __init__(
+        self,
+        *,
+        words: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        vector_weight: _builtins.float | None = ...,
+        word_weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_vector_weight", b"_vector_weight", "_word_weight", b"_word_weight", "vector_weight", b"vector_weight", "word_weight", b"word_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vector_weight", b"_vector_weight", "_word_weight", b"_word_weight", "fields", b"fields", "vector_weight", b"vector_weight", "word_weight", b"word_weight", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__vector_weight: _TypeAlias = _typing.Literal["vector_weight"]  # noqa: Y015
+    _WhichOneofArgType__vector_weight: _TypeAlias = _typing.Literal["_vector_weight", b"_vector_weight"]  # noqa: Y015
+    _WhichOneofReturnType__word_weight: _TypeAlias = _typing.Literal["word_weight"]  # noqa: Y015
+    _WhichOneofArgType__word_weight: _TypeAlias = _typing.Literal["_word_weight", b"_word_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vector_weight) -> _WhichOneofReturnType__vector_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__word_weight) -> _WhichOneofReturnType__word_weight | None: ...
+
+Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
+
+@_typing.final
+class Diversity(_message.Message):
+    """Diversity re-ranks by maximal marginal relevance (Carbonell and Goldstein, 1998): each hit is the candidate of the largest
+    (1 - weight) x cosine with the query - weight x largest cosine with the hits before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """weight of unlikeness, in [0, 1]; 0 changes nothing."""
+    candidates: _builtins.int
+    """candidates is how many of the nearest items to choose from: 0 means four times top_k; at least top_k, at most 1,000."""
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Diversity: _TypeAlias = Diversity  # noqa: Y015
+
+@_typing.final
+class GroupBy(_message.Message):
+    """GroupBy returns hits by the value of a field, such as the product that a variant belongs to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """field is the name of a declared STRING, INT64 or BOOL field. Items without a value are left out."""
+    group_size: _builtins.int
+    """group_size is the largest number of hits of one value: 0 means 1; times top_k, which counts values, at most 1,000."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        group_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "group_size", b"group_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
+
+@_typing.final
+class BatchSearchRequest(_message.Message):
+    """BatchSearchRequest holds several searches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest]:
+        """requests are what to search for, 1 to 256."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SearchRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchRequest: _TypeAlias = BatchSearchRequest  # noqa: Y015
+
+@_typing.final
+class BatchSearchResponse(_message.Message):
+    """BatchSearchResponse holds the results of several searches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchSearchResult]:
+        """results has an element for each request, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchSearchResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchResponse: _TypeAlias = BatchSearchResponse  # noqa: Y015
+
+@_typing.final
+class BatchSearchResult(_message.Message):
+    """BatchSearchResult is the outcome of one of several searches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___SearchResponse:
+        """response of a search that succeeded."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """error of a search that failed."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___SearchResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___BatchSearchResult: _TypeAlias = BatchSearchResult  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
@@ -237,13 +476,18 @@ class SearchResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    CALIBRATED_SCORES_FIELD_NUMBER: _builtins.int
+    LEGS_FIELD_NUMBER: _builtins.int
+    GROUP_VALUES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """sequence is the number of the last write that this search saw."""
     fingerprint: _builtins.str
     """fingerprint of the collection's encoder."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """ids of the hits. Equal scores are in no particular order."""
+        """ids of the hits, best first: by score, or as hybrid and diversity rank them. Equal ones are in no particular order. With
+        group_by the values are in the order of their best hits, and the hits of one value stand together.
+        """
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -265,6 +509,23 @@ class SearchResponse(_message.Message):
     def times(self) -> _stage_times_pb2.StageTimes:
         """times says where the time went."""
 
+    @_builtins.property
+    def calibrated_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """calibrated_scores are in [0, 1], one for each id, if the request asked for them: how sure one can be that a cosine is no
+        accident. Where the encoder's score rule is the sigmoid and the query is a text, it is the encoder's probability of the
+        pair. Else it is exp(-E), where E is how many items of the whole collection would be expected to reach the cosine with a
+        query of this kind that has nothing to do with them (the E-value of sequence search, Karlin and Altschul, 1990), from the
+        mean and deviation of the cosines of a sample of unrelated pairs. 0.5 is a sensible threshold.
+        """
+
+    @_builtins.property
+    def legs(self) -> Global___HybridLegs:
+        """legs says where each leg of a hybrid search ranked the hits; absent without hybrid."""
+
+    @_builtins.property
+    def group_values(self) -> _containers.RepeatedCompositeFieldContainer[_filter_pb2.FieldValue]:
+        """group_values are the values of the field of group_by, one for each id; empty without group_by."""
+
     def __init__(
         self,
         *,
@@ -276,14 +537,67 @@ class SearchResponse(_message.Message):
         sequence: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
         times: _stage_times_pb2.StageTimes | None = ...,
+        calibrated_scores: _abc.Iterable[_builtins.float] | None = ...,
+        legs: Global___HybridLegs | None = ...,
+        group_values: _abc.Iterable[_filter_pb2.FieldValue] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "times", b"times", "vectors", b"vectors"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["legs", b"legs", "plan", b"plan", "times", b"times", "vectors", b"vectors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "ids", b"ids", "payloads", b"payloads", "plan", b"plan", "scores", b"scores", "sequence", b"sequence", "times", b"times", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated_scores", b"calibrated_scores", "fingerprint", b"fingerprint", "group_values", b"group_values", "ids", b"ids", "legs", b"legs", "payloads", b"payloads", "plan", b"plan", "scores", b"scores", "sequence", b"sequence", "times", b"times", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class HybridLegs(_message.Message):
+    """HybridLegs holds the ranks and scores of the hits in each leg as parallel lists, one element for each id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_RANKS_FIELD_NUMBER: _builtins.int
+    WORD_RANKS_FIELD_NUMBER: _builtins.int
+    WORD_SCORES_FIELD_NUMBER: _builtins.int
+    FUSED_SCORES_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vector_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """vector_ranks are ranks by cosine from 1; 0 for an item that the vector leg did not reach."""
+
+    @_builtins.property
+    def word_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """word_ranks are ranks by BM25 from 1; 0 for an item that has none of the words."""
+
+    @_builtins.property
+    def word_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """word_scores are BM25 scores, higher is better; 0 for an item that has none of the words."""
+
+    @_builtins.property
+    def fused_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """fused_scores are what the hits are ordered by: the sum of weight / (60 + rank) over the legs, and 1 more where equal is
+        true.
+        """
+
+    @_builtins.property
+    def equal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """equal tells which items have a field that is equal to the words."""
+
+    def __init__(
+        self,
+        *,
+        vector_ranks: _abc.Iterable[_builtins.int] | None = ...,
+        word_ranks: _abc.Iterable[_builtins.int] | None = ...,
+        word_scores: _abc.Iterable[_builtins.float] | None = ...,
+        fused_scores: _abc.Iterable[_builtins.float] | None = ...,
+        equal: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["equal", b"equal", "fused_scores", b"fused_scores", "vector_ranks", b"vector_ranks", "word_ranks", b"word_ranks", "word_scores", b"word_scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HybridLegs: _TypeAlias = HybridLegs  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
@@ -303,6 +617,10 @@ class Plan(_message.Message):
         """METHOD_EXACT compared the query with every matching item in a scan."""
         METHOD_GATHER: Plan._Method.ValueType  # 2
         """METHOD_GATHER collected the few matching items and compared the query with them: as exact as a scan."""
+        METHOD_IVF: Plan._Method.ValueType  # 3
+        """METHOD_IVF compared the query with the matching items of the nearest cells of an inverted file."""
+        METHOD_HNSW: Plan._Method.ValueType  # 4
+        """METHOD_HNSW walked a graph of near neighbours (hierarchical navigable small world)."""
 
     class Method(_Method, metaclass=_MethodEnumTypeWrapper):
         """Method is a way to find the nearest vectors."""
@@ -313,26 +631,68 @@ class Plan(_message.Message):
     """METHOD_EXACT compared the query with every matching item in a scan."""
     METHOD_GATHER: Plan.Method.ValueType  # 2
     """METHOD_GATHER collected the few matching items and compared the query with them: as exact as a scan."""
+    METHOD_IVF: Plan.Method.ValueType  # 3
+    """METHOD_IVF compared the query with the matching items of the nearest cells of an inverted file."""
+    METHOD_HNSW: Plan.Method.ValueType  # 4
+    """METHOD_HNSW walked a graph of near neighbours (hierarchical navigable small world)."""
 
     METHOD_FIELD_NUMBER: _builtins.int
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     MATCH_COUNT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    INDEXED_COUNT_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    EF_SEARCH_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
+    MEASURED_RECALL_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     method: Global___Plan.Method.ValueType
     """method that was used."""
     item_count: _builtins.int
     """item_count is the number of items in the collection at the time."""
     match_count: _builtins.int
     """match_count is how many of them matched the filter; item_count without one."""
+    generation: _builtins.int
+    """generation of the index that was searched: 0 before the first was built."""
+    indexed_count: _builtins.int
+    """indexed_count is how many items lie in that index; the others, written since, are always compared one by one."""
+    cells: _builtins.int
+    """cells is the number of cells of the inverted file; 0 for other methods."""
+    probes: _builtins.int
+    """probes is how many of the cells were searched; 0 for other methods."""
+    ef_search: _builtins.int
+    """ef_search is the length of the candidate list of the walk; 0 for other methods."""
+    candidate_count: _builtins.int
+    """candidate_count is how many items were compared again by their float32 vectors."""
+    measured_recall: _builtins.float
+    """measured_recall is the share of the true nearest 10 that this method found for sampled queries of this kind at the last
+    measurement, in [0, 1]; 1 for exact methods.
+    """
+    batch_size: _builtins.int
+    """batch_size is how many queries were searched for together with this one."""
+    reason: _builtins.str
+    """reason says in words why this method was chosen."""
     def __init__(
         self,
         *,
         method: Global___Plan.Method.ValueType = ...,
         item_count: _builtins.int = ...,
         match_count: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        indexed_count: _builtins.int = ...,
+        cells: _builtins.int = ...,
+        probes: _builtins.int = ...,
+        ef_search: _builtins.int = ...,
+        candidate_count: _builtins.int = ...,
+        measured_recall: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_count", b"item_count", "match_count", b"match_count", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidate_count", b"candidate_count", "cells", b"cells", "ef_search", b"ef_search", "generation", b"generation", "indexed_count", b"indexed_count", "item_count", b"item_count", "match_count", b"match_count", "measured_recall", b"measured_recall", "method", b"method", "probes", b"probes", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

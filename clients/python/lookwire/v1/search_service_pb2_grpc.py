@@ -40,6 +40,11 @@ class SearchServiceStub(object):
                 request_serializer=lookwire_dot_v1_dot_search__service__pb2.SearchRequest.SerializeToString,
                 response_deserializer=lookwire_dot_v1_dot_search__service__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.BatchSearch = channel.unary_unary(
+                '/lookwire.v1.SearchService/BatchSearch',
+                request_serializer=lookwire_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
+                response_deserializer=lookwire_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer(object):
@@ -55,6 +60,14 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchSearch(self, request, context):
+        """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
+        fails has a status in its place, and the others are answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=lookwire_dot_v1_dot_search__service__pb2.SearchRequest.FromString,
                     response_serializer=lookwire_dot_v1_dot_search__service__pb2.SearchResponse.SerializeToString,
+            ),
+            'BatchSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearch,
+                    request_deserializer=lookwire_dot_v1_dot_search__service__pb2.BatchSearchRequest.FromString,
+                    response_serializer=lookwire_dot_v1_dot_search__service__pb2.BatchSearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class SearchService(object):
             '/lookwire.v1.SearchService/Search',
             lookwire_dot_v1_dot_search__service__pb2.SearchRequest.SerializeToString,
             lookwire_dot_v1_dot_search__service__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookwire.v1.SearchService/BatchSearch',
+            lookwire_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
+            lookwire_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class SearchServiceStub:
 
     Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
     """
+    BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]
+    """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
+    fails has a status in its place, and the others are answered.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -48,6 +52,10 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Search encodes the query where it must, and returns the nearest items, best first.
 
     Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+    """
+    BatchSearch: _aio.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]  # type: ignore[assignment]
+    """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
+    fails has a status in its place, and the others are answered.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Search encodes the query where it must, and returns the nearest items, best first.
 
         Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchSearch(
+        self,
+        request: _search_service_pb2.BatchSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.BatchSearchResponse, _abc.Awaitable[_search_service_pb2.BatchSearchResponse]]:
+        """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
+        fails has a status in its place, and the others are answered.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
