@@ -1,0 +1,1 @@
+"""Collections and items on disk: one SQLite database, which is the truth."""
