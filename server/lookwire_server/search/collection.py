@@ -2,11 +2,9 @@
 
 import asyncio
 import heapq
-import math
-from collections.abc import Collection as Container
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -14,24 +12,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookwire_server.errors import FailedPrecondition, InvalidArgument, NotFound
+from lookwire_server.errors import FailedPrecondition, NotFound
+from lookwire_server.search.backgrounds import Backgrounds
+from lookwire_server.search.dispatcher import Dispatcher
 from lookwire_server.search.engine import Engine
-from lookwire_server.search.fields import Field, shown
+from lookwire_server.search.facets import Facets, check_facets, count_facets
+from lookwire_server.search.far_queries import ENOUGH_QUERIES, FarQueries
+from lookwire_server.search.fields import shown
 from lookwire_server.search.filters import Filter, check_filter
-from lookwire_server.search.index import VectorIndex
-from lookwire_server.search.item_writes import Deleted, DeleteItems, UpsertItems, Written
-from lookwire_server.search.items import CheckedItems, NewItem, StoredItem, check_ids, check_items
+from lookwire_server.search.index.generation import described
+from lookwire_server.search.index.generations import Generations
+from lookwire_server.search.index.live import VectorIndex
+from lookwire_server.search.item_writes import (
+    Deleted,
+    DeleteItems,
+    DeleteMatching,
+    Imported,
+    ImportItems,
+    UpdatePayloads,
+    UpsertItems,
+    Written,
+)
+from lookwire_server.search.items import (
+    CheckedItems,
+    NewItem,
+    PayloadUpdate,
+    StoredItem,
+    check_ids,
+    check_items,
+    check_updates,
+)
 from lookwire_server.search.pages import last_id, members_on_page, token_after
-from lookwire_server.search.plan import Plan
-from lookwire_server.search.store import CollectionRow
+from lookwire_server.search.recall import Recall, fell, measured
+from lookwire_server.search.search_options import Calibrate, SearchOptions
+from lookwire_server.search.searcher import ATTEMPTS, Searcher, SearchResult
+from lookwire_server.search.statistics import Statistics
+from lookwire_server.search.store.collections import CollectionRow, IndexSettings
+from lookwire_server.search.store.requests import Request
+from lookwire_server.search.swap import Swap
 from lookwire_server.search.vectors import Matrix, Vector, normalised
-from lookwire_server.search.view import Hits, View
 from lookwire_server.search.writer import Result, Write
-
-MAX_TOP_K = 1_000
-# A search is done again if an item was replaced between its score and its payload. Once is nearly always enough; under
-# constant replacement of the best items the last try goes without those that are gone.
-ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,244 +71,235 @@ class Page:
     next_page_token: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchResult:
-    """Hits as parallel lists, best first; `sequence` is the last write that the search saw."""
-
-    ids: list[str]
-    scores: Vector
-    payloads: list[bytes]
-    vectors: Matrix | None
-    plan: Plan
-    sequence: int
-    search_seconds: float
-    fetch_seconds: float
-
-
 class Collection:
-    """Writes and finds items. Every method may be called while any other runs."""
+    """Writes and finds items. Every method may be called while any other runs.
+
+    `row` describes it, and is replaced whole when fields or settings change. `index` is what is in memory, for the writer.
+    """
 
     def __init__(self, row: CollectionRow, index: VectorIndex, engine: Engine) -> None:
-        self._row = row
-        self._index = index
+        self.row = row
+        self.index = index
+        self.generations = Generations(engine.store.directory, engine.store.identity, row.number)
         self._engine = engine
-        self._fields = {field.name: field for field in row.fields}
-        self._deleted = False
+        self._dispatcher = Dispatcher(engine.searching, lambda: index.view)
+        self._searcher = Searcher(engine, self._dispatcher)
+        self._far_queries = FarQueries()
+        self._backgrounds = Backgrounds(engine, index, self._far_queries, row.dimension)
+        # Its further names, in order; replaced whole, by the writer's thread.
+        self.aliases: tuple[str, ...] = ()
+        self._measured: Recall | None = None
+        self._held: asyncio.Event | None = None
+        self.deleted = False
 
     @property
     def name(self) -> str:
-        return self._row.name
-
-    @property
-    def encoder(self) -> str:
-        return self._row.encoder
-
-    @property
-    def fingerprint(self) -> str:
-        return self._row.fingerprint
-
-    @property
-    def dimension(self) -> int:
-        return self._row.dimension
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        return self._row.fields
-
-    @property
-    def created(self) -> datetime:
-        return self._row.created
+        return self.row.name
 
     @property
     def item_count(self) -> int:
-        return self._index.view.item_count
+        return self.index.view.item_count
 
     @property
     def sequence(self) -> int:
         """The number of the last write that a search sees."""
-        return self._index.view.sequence
+        return self.index.view.sequence
 
     @property
-    def number(self) -> int:
-        """What the store knows the collection by; never given twice."""
-        return self._row.number
+    def recall(self) -> Recall:
+        """What was measured last on the index that is in use."""
+        measured, built = self._measured, Recall.built(self.index.view)
+        return measured if measured is not None and measured.generation == built.generation else built
+
+    # By the writer and the builder.
+
+    def published(self) -> None:
+        """Changes have become visible; those before a deletion that was committed with them concern nobody any more."""
+        if self.deleted:
+            return
+        self._engine.metrics.collection_items.labels(self.name).set(self.index.item_count)
+        if self.needs_generation:
+            self._engine.builder.request(self)
+
+    @property
+    def needs_generation(self) -> bool:
+        """Whether much was written since the last generation, it was made by other declarations, or its recall has fallen."""
+        if self.index.view.generation is None:
+            return self.index.wants_generation
+        manifest = self.index.view.generation.manifest
+        made_by = IndexSettings(manifest.requested, manifest.target_recall), manifest.fields
+        fallen = self._measured is not None and fell(self._measured, self.index.view)
+        return self.index.wants_generation or made_by != (self.row.index, described(self.row.fields)) or fallen
 
     def mark_deleted(self) -> None:
         """Makes every further call raise NotFound. Searches that run are not disturbed."""
-        self._deleted = True
+        self.deleted = True
+        self.generations.remove_all_but(None)
+
+    def far_queries(self) -> Matrix | None:
+        """Returns queries [n, d] of another kind than the items, as they came, or probes; None if they are too few."""
+        queries = self._far_queries.matrix()
+        return queries if queries is not None and len(queries) >= ENOUGH_QUERIES else None
+
+    def measure_recall(self, stopped: Callable[[], bool]) -> None:
+        """Measures what searches find now, and asks for a new generation if that is too little."""
+        far = self.far_queries()
+        recall = None if far is None else measured(self._engine.store, self.index.view, far, stopped)
+        if recall is not None:
+            self._measured = recall
+            if self.needs_generation:
+                self._engine.builder.request(self)
+
+    def swap(self, index: VectorIndex) -> None:
+        """Makes a loaded index the collection's own; returns when it is visible."""
+        self._engine.writer.submit(Swap(self, index)).result()
+
+    # By the event loop.
+
+    @property
+    def wants_probes(self) -> bool:
+        """Whether few queries of another kind than the items have come, and no probes."""
+        return self._far_queries.want_probes
+
+    def set_probes(self, probes: Matrix) -> None:
+        """Takes vectors [n, d] of length 1, of texts such as queries may be, to measure with until queries have come."""
+        self._far_queries.set_probes(probes)
 
     def check(self, items: Sequence[NewItem]) -> CheckedItems:
         """Returns the items with the values that filters use; raises InvalidArgument if they may not be written."""
-        return check_items(items, self.fields)
+        return check_items(items, self.row.fields)
 
     def normalised(self, vector: NDArray[Any], field: str) -> Vector:
         """Returns the vector with length 1; raises InvalidVector with the path `field`."""
-        row: Vector = normalised(vector.reshape(1, -1), self.dimension, lambda _: field)[0]
+        row: Vector = normalised(vector.reshape(1, -1), self.row.dimension, lambda _: field)[0]
         return row
 
-    async def upsert(self, items: Sequence[NewItem] | CheckedItems, vectors: NDArray[Any]) -> Written:
-        """Writes all items or none; when it returns they are on disk and visible. `vectors` has a row for each item."""
-        self._check_exists()
+    async def written_before(self, request: Request) -> Written | None:
+        """Returns what an earlier request of the same key wrote, when that is visible; None if there was none.
+
+        Raises InvalidArgument if it asked for something else.
+        """
+        self.check_exists()
+        answer = await self._engine.reading.run(partial(self._engine.store.requests.answered, self.row.number, request))
+        if answer is None:
+            return None
+        await asyncio.wrap_future(self._engine.writer.settled())
+        return Written(*answer)
+
+    async def upsert(
+        self, items: Sequence[NewItem] | CheckedItems, vectors: NDArray[Any], request: Request | None = None
+    ) -> Written:
+        """Writes all items or none; when it returns they are on disk and visible. `vectors` has a row for each item.
+
+        With a `request` that was carried out before nothing is written, and what it wrote then is returned. Raises Conflict
+        for an item that is not at its `if_sequence`.
+        """
+        self.check_exists()
         checked = items if isinstance(items, CheckedItems) else self.check(items)
         if len(vectors) != len(checked.items):
             raise ValueError(f"{len(vectors)} vectors for {len(checked.items)} items")
-        rows = normalised(vectors, self.dimension, lambda position: f"items[{position}].vector")
-        return await self._write(UpsertItems(self._row, self._index, self._engine.metrics, checked, rows))
+        rows = normalised(vectors, self.row.dimension, lambda position: f"items[{position}].vector")
+        return await self.write(UpsertItems(self, checked, rows, request))
+
+    async def import_items(self, positions: Sequence[int], items: CheckedItems, vectors: Matrix) -> Imported:
+        """Writes those items, whose ids differ, that can be written; the others have errors by their `positions`.
+
+        `vectors` has a row of length 1 for each item. Calls write in the order in which they begin.
+        """
+        self.check_exists()
+        return await self.write(ImportItems(self, positions, items, vectors))
+
+    async def update_payloads(self, updates: Sequence[PayloadUpdate]) -> int:
+        """Changes all payloads or none; returns the number of the write when it is on disk and visible.
+
+        Raises NotFound for an item that does not exist, Conflict for one that is not at its `if_sequence`.
+        """
+        self.check_exists()
+        check_updates(updates)
+        return await self.write(UpdatePayloads(self, updates))
 
     async def delete_items(self, ids: Sequence[str]) -> Deleted:
         """Removes the items that exist; when it returns this is on disk and visible."""
-        self._check_exists()
+        self.check_exists()
         check_ids(ids)
-        return await self._write(DeleteItems(self._row, self._index, self._engine.metrics, ids))
+        return await self.write(DeleteItems(self, ids))
+
+    async def delete_matching(self, filter: Filter) -> Deleted:
+        """Removes the items that match when the write comes to its turn; when it returns this is on disk and visible."""
+        self.check_exists()
+        self.check_filter(filter)
+        return await self.write(DeleteMatching(self, filter))
 
     async def get_items(self, ids: Sequence[str], *, include_vectors: bool = False) -> Found:
-        self._check_exists()
+        self.check_exists()
         check_ids(ids)
-        store = self._engine.store
-        stored = await self._engine.reading.run(partial(store.items_by_id, self.number, ids))
+        stored = await self._engine.reading.run(partial(self._engine.store.items.by_id, self.row.number, ids))
         present = [stored[id] for id in ids if id in stored]
         vectors = None
         if include_vectors:
             content = b"".join(vector for _, vector in present)
-            vectors = np.frombuffer(content, "<f4").reshape(len(present), self.dimension)
+            vectors = np.frombuffer(content, "<f4").reshape(len(present), self.row.dimension)
         return Found([item for item, _ in present], vectors, [id for id in ids if id not in stored])
 
     async def list_items(self, filter: Filter | None = None, *, page_size: int = 0, page_token: str = "") -> Page:
         """Returns the items that match, in the order of the UTF-8 bytes of their ids."""
-        self._check_exists()
-        self._check_filter(filter)
+        self.check_exists()
+        self.check_filter(filter)
         size = members_on_page(page_size)
-        scope = f"{self.number} {filter!r}"
+        scope = f"{self.row.number} {filter!r}"
         after = last_id(page_token, scope)
         # One more than fits, to know whether there is a further page.
         if filter is None:
             store = self._engine.store
-            items = await self._engine.reading.run(partial(store.items_after, self.number, after, size + 1))
+            items = await self._engine.reading.run(partial(store.items.after, self.row.number, after, size + 1))
         else:
             items = await self._matching_items(filter, after, size + 1)
         token = token_after(items[size - 1].id, scope) if len(items) > size else ""
         return Page(items[:size], token)
 
     async def count(self, filter: Filter | None = None) -> int:
-        self._check_exists()
-        self._check_filter(filter)
-        view = self._index.view
+        self.check_exists()
+        self.check_filter(filter)
+        view = self.index.view
         if filter is None:
             return view.item_count
         return await self._engine.searching.run(lambda: int(np.count_nonzero(view.matching(filter))))
 
-    def vectors_of(self, ids: Sequence[str], field: str) -> Matrix:
+    async def facets(self, names: Sequence[str], filter: Filter | None = None, *, limit: int = 10) -> Facets:
+        """Counts the items that match by the values of fields; returns the `limit` commonest values of each."""
+        self.check_exists()
+        view = self.index.view
+        fields = {field.name: field for field in view.columns.fields}
+        check_facets(names, limit, fields)
+        if filter is not None:
+            check_filter(filter, fields)
+        return await self._engine.searching.run(partial(count_facets, view, names, filter, limit))
+
+    async def vectors_of(self, ids: Sequence[str], field: str) -> Matrix:
         """Returns a row for each id; raises NotFound, with the path `field`, for the first that does not exist."""
-        self._check_exists()
-        view = self._index.view
-        slots = []
+        self.check_exists()
+        stored = await self._engine.reading.run(partial(self._engine.store.items.by_id, self.row.number, ids))
         for id in ids:
-            slot = view.slot_of(id)
-            if slot is None:
+            if id not in stored:
                 raise NotFound(
                     f"collection {self.name!r} has no item {shown(id)}", field=field, collection=self.name, item=id
                 )
-            slots.append(slot)
-        rows: Matrix = view.vectors[slots]
+        content = b"".join(stored[id][1] for id in ids)
+        rows: Matrix = np.frombuffer(content, "<f4").reshape(len(ids), self.row.dimension)
         return rows
 
     async def search(
         self,
         vector: NDArray[Any],
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - it cannot change
         *,
-        filter: Filter | None = None,
-        excluded_ids: Container[str] = (),
-        top_k: int = 10,
-        score_threshold: float | None = None,
-        include_payloads: bool = True,
-        include_vectors: bool = False,
         min_sequence: int | None = None,
     ) -> SearchResult:
         """Returns the items of the highest cosine with the vector, best first, each with the payload of that version."""
-        self._check_exists()
-        self._check_filter(filter)
-        self._check_search(top_k, score_threshold, min_sequence)
-        query = self.normalised(vector, "query.vector")
-        search_seconds = fetch_seconds = 0.0
-        stored: dict[int, StoredItem] = {}
-        for _ in range(ATTEMPTS):
-            started = perf_counter()
-            view, hits = await self._engine.searching.run(
-                partial(self._search_newest, query, top_k, filter, excluded_ids, score_threshold)
-            )
-            searched = perf_counter()
-            search_seconds += searched - started
-            if not include_payloads:
-                break
-            stored = await self._engine.reading.run(partial(self._engine.store.items_by_key, hits.keys))
-            complete = len(stored) == len(hits.keys)
-            if not complete:
-                await self._settled()
-            fetch_seconds += perf_counter() - searched
-            if complete:
-                break
-        kept = [position for position, key in enumerate(hits.keys) if key in stored or not include_payloads]
-        self._observe("search", search_seconds)
-        if include_payloads:
-            self._observe("fetch", fetch_seconds)
-        return SearchResult(
-            ids=[hits.ids[position] for position in kept],
-            scores=hits.scores[kept],
-            payloads=[stored[hits.keys[position]].payload for position in kept] if include_payloads else [],
-            vectors=view.vectors[hits.slots[kept]] if include_vectors else None,
-            plan=hits.plan,
-            sequence=view.sequence,
-            search_seconds=search_seconds,
-            fetch_seconds=fetch_seconds,
-        )
-
-    def _search_newest(
-        self, query: Vector, k: int, filter: Filter | None, excluded_ids: Container[str], threshold: float | None
-    ) -> tuple[View, Hits]:
-        view = self._index.view
-        hits = view.search(query, k, filter, excluded_ids)
-        return view, hits if threshold is None else hits.at_least(threshold)
-
-    async def _matching_items(self, filter: Filter, after: str, limit: int) -> list[StoredItem]:
-        for _ in range(ATTEMPTS):
-            keys = await self._engine.searching.run(partial(self._next_keys, filter, after, limit))
-            stored = await self._engine.reading.run(partial(self._engine.store.items_by_key, keys))
-            if len(stored) == len(keys):
-                break
-            await self._settled()
-        return [stored[key] for key in keys if key in stored]
-
-    def _next_keys(self, filter: Filter, after: str, limit: int) -> list[int]:
-        view = self._index.view
-        slots = np.flatnonzero(view.matching(filter))
-        # Python orders text by code points, which is the order of its UTF-8 bytes.
-        named = zip(view.rows.ids(slots), view.rows.keys(slots), strict=True)
-        return [key for _, key in heapq.nsmallest(limit, (pair for pair in named if pair[0] > after))]
-
-    async def _write(self, write: Write[Result]) -> Result:
-        started = perf_counter()
-        result = await asyncio.wrap_future(self._engine.writer.submit(write))
-        self._observe("write", perf_counter() - started)
-        return result
-
-    async def _settled(self) -> None:
-        """Waits until the view has what the disk has; raises NotFound if that is the collection's end."""
-        await asyncio.wrap_future(self._engine.writer.settled())
-        self._check_exists()
-
-    def _check_exists(self) -> None:
-        if self._deleted:
-            raise NotFound(f"collection {self.name!r} was deleted", collection=self.name)
-
-    def _check_filter(self, filter: Filter | None) -> None:
-        if filter is not None:
-            check_filter(filter, self._fields)
-
-    def _check_search(self, top_k: int, threshold: float | None, min_sequence: int | None) -> None:
-        if not 1 <= top_k <= MAX_TOP_K:
-            raise InvalidArgument(f"top_k is 1 to {MAX_TOP_K}, not {top_k}", field="top_k", limit=MAX_TOP_K)
-        if threshold is not None and not (math.isfinite(threshold) and -1 <= threshold <= 1):
-            raise InvalidArgument("a score threshold is a cosine, in [-1, 1]", field="score_threshold")
+        self.check_exists()
+        self.check_filter(options.filter)
+        row = self.row
+        options.check(row.fields)
         if min_sequence is not None and min_sequence > self.sequence:
             raise FailedPrecondition(
                 f"collection {self.name!r} is at sequence {self.sequence}, not yet at {min_sequence}",
@@ -296,6 +307,71 @@ class Collection:
                 sequence=self.sequence,
                 min_sequence=min_sequence,
             )
+        query = self.normalised(vector, "query.vector")
+        if options.far:
+            self._far_queries.add(query)
+        result = await self._searcher.search(row, query, options, await self._calibrate(options))
+        self.check_exists()
+        return result
 
-    def _observe(self, stage: str, seconds: float) -> None:
-        self._engine.metrics.stage_seconds.labels(stage).observe(seconds)
+    async def _calibrate(self, options: SearchOptions) -> Calibrate | None:
+        if not options.calibrated:
+            return None
+        if options.probability is not None:
+            return options.probability
+        background = await self._backgrounds.of(options.far)
+        return partial(background.scores, item_count=self.item_count)
+
+    def check_filter(self, filter: Filter | None) -> None:
+        """Raises InvalidArgument unless the filter fits the declared fields."""
+        if filter is not None:
+            check_filter(filter, {field.name: field for field in self.row.fields})
+
+    async def statistics(self) -> Statistics:
+        self.check_exists()
+        building = self._engine.builder.building(self.row.number)
+        return await self._engine.reading.run(
+            partial(Statistics.of, self.index.view, self.generations, self.recall, building=building)
+        )
+
+    @contextmanager
+    def writes_held(self) -> Iterator[None]:
+        """Lets writes that come wait until the block ends; those that the writer has already are carried out."""
+        held = self._held = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._held = None
+            held.set()
+
+    async def write(self, write: Write[Result]) -> Result:
+        """Has the writer carry out a change; returns when it is on disk and visible."""
+        while self._held is not None:
+            await self._held.wait()
+        started = perf_counter()
+        result = await asyncio.wrap_future(self._engine.writer.submit(write))
+        self._engine.metrics.stage_seconds.labels("write").observe(perf_counter() - started)
+        return result
+
+    async def _matching_items(self, filter: Filter, after: str, limit: int) -> list[StoredItem]:
+        for _ in range(ATTEMPTS):
+            keys = await self._engine.searching.run(partial(self._next_keys, filter, after, limit))
+            stored = await self._engine.reading.run(partial(self._engine.store.items.by_key, keys))
+            if len(stored) == len(keys):
+                break
+            # Some were replaced meanwhile; the next view has what the disk has.
+            await asyncio.wrap_future(self._engine.writer.settled())
+            self.check_exists()
+        return [stored[key][0] for key in keys if key in stored]
+
+    def _next_keys(self, filter: Filter, after: str, limit: int) -> list[int]:
+        view = self.index.view
+        slots = np.flatnonzero(view.matching(filter))
+        # Python orders text by code points, which is the order of its UTF-8 bytes.
+        named = zip(view.rows.ids(slots), view.rows.keys(view.count)[slots].tolist(), strict=True)
+        return [key for _, key in heapq.nsmallest(limit, (pair for pair in named if pair[0] > after))]
+
+    def check_exists(self) -> None:
+        """Raises NotFound if the collection was deleted."""
+        if self.deleted:
+            raise NotFound(f"collection {self.name!r} was deleted", collection=self.name)

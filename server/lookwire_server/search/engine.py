@@ -7,40 +7,50 @@ from functools import partial
 import faiss
 
 from lookwire_server.metrics import Metrics
-from lookwire_server.search.store import Store
+from lookwire_server.search.index.builder import Builder
+from lookwire_server.search.store.store import Store
 from lookwire_server.search.workers import Workers
 from lookwire_server.search.writer import Writer
 
 # Readers wait for the disk rather than for a core, and most pages are in the cache.
 READING_THREADS = 4
-
+# Searches of one collection go one batch at a time, so these are for collections that are searched at once.
+SEARCHING_THREADS = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
-    """The store, its writer, and the threads that search and read."""
+    """The store, its writer, the builder of indexes, and the threads that search, read and copy."""
 
     store: Store
     writer: Writer
+    builder: Builder
     searching: Workers
     reading: Workers
+    copying: Workers
     metrics: Metrics
 
     @staticmethod
     def start(
         store: Store, metrics: Metrics, *, search_threads: int, on_failure: Callable[[BaseException], None]
     ) -> "Engine":
+        """`search_threads` is how many threads one search has, and at the lowest priority a build."""
         # FAISS takes every core for one search unless told otherwise, and it must be told in each thread.
-        one_core = partial(faiss.omp_set_num_threads, 1)
+        limited = partial(faiss.omp_set_num_threads, search_threads)
         return Engine(
             store,
             Writer(store, metrics, on_failure),
-            Workers("search", search_threads, one_core),
+            Builder(store, search_threads, on_failure),
+            Workers("search", SEARCHING_THREADS, limited),
             Workers("read", READING_THREADS),
+            # Snapshots and restores, one after the other.
+            Workers("copy", 1),
             metrics,
         )
 
     def close(self) -> None:
-        """Finishes what was accepted, then closes the store."""
+        """Finishes what was accepted, gives up builds, then closes the store."""
+        self.copying.close()
+        self.builder.close()
         self.writer.close()
         self.searching.close()
         self.reading.close()

@@ -5,8 +5,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lookwire_server.errors import InvalidArgument
 
@@ -18,7 +19,11 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_SHOWN_CHARACTERS = 80
 MAX_SHOWN_NAMES = 10
 
-# A geo point is (latitude, longitude) in degrees.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# In microseconds since 1970: 0001-01-01T00:00:00Z to the end of the year 9999, as in protobuf's Timestamp.
+TIMESTAMP_MIN, TIMESTAMP_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999
+
+# A geo point is (latitude, longitude) in degrees, a timestamp the number of microseconds since 1970-01-01T00:00:00Z.
 Value = str | int | float | bool | tuple[float, float]
 Values = Mapping[str, Value]
 
@@ -29,11 +34,13 @@ class FieldType(StrEnum):
     DOUBLE = "double"
     BOOL = "bool"
     GEO_POINT = "geo point"
+    TEXT = "text"
+    TIMESTAMP = "timestamp"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A member of the payload that filters can use."""
+    """A member of the payload that filters, or the search for words, can use."""
 
     name: str
     type: FieldType
@@ -48,6 +55,11 @@ def listed(names: Sequence[str]) -> str:
     """Returns names for a message: the first few, and how many more there are."""
     more = f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
     return ", ".join(shown(name) for name in names[:MAX_SHOWN_NAMES]) + more
+
+
+def folded(text: str) -> str:
+    """Returns what texts that are equal but for case and spaces have in common."""
+    return " ".join(text.casefold().split())
 
 
 def utf8_length(text: str) -> int | None:
@@ -77,22 +89,7 @@ def check_fields(fields: Sequence[Field]) -> None:
 
 def read_payload(payload: bytes, fields: Sequence[Field], path: str) -> Values:
     """Returns the values of the declared fields; raises InvalidArgument with `path` if the payload breaks a rule."""
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise InvalidArgument(
-            f"the payload has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed",
-            field=path,
-            limit=MAX_PAYLOAD_BYTES,
-        )
-    try:
-        members = json.loads(payload.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise InvalidArgument("the payload is not UTF-8", field=path) from None
-    except ValueError as error:
-        raise InvalidArgument(f"the payload is not JSON: {error}", field=path) from None
-    except RecursionError:
-        raise InvalidArgument("the payload is nested too deeply", field=path) from None
-    if not isinstance(members, dict):
-        raise InvalidArgument("the payload is not a JSON object", field=path)
+    members = read_object(payload, path)
     values: dict[str, Value] = {}
     for field in fields:
         member = members.get(field.name)
@@ -109,13 +106,43 @@ def read_payload(payload: bytes, fields: Sequence[Field], path: str) -> Values:
     return values
 
 
+def read_object(data: bytes, path: str, kind: str = "payload") -> dict[str, Any]:
+    """Returns the members of a JSON object; raises InvalidArgument with `path` if the data are none, or too many."""
+    if len(data) > MAX_PAYLOAD_BYTES:
+        raise InvalidArgument(
+            f"the {kind} has {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed",
+            field=path,
+            limit=MAX_PAYLOAD_BYTES,
+        )
+    try:
+        members = _JSON.decode(data.decode())
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"the {kind} is not UTF-8", field=path) from None
+    except ValueError as error:
+        raise InvalidArgument(f"the {kind} is not JSON: {error}", field=path) from None
+    except RecursionError:
+        raise InvalidArgument(f"the {kind} is nested too deeply", field=path) from None
+    if not isinstance(members, dict):
+        raise InvalidArgument(f"the {kind} is not a JSON object", field=path)
+    return members
+
+
 _EXPECTED = {
     FieldType.STRING: "a string of whole Unicode characters",
     FieldType.INT64: "an integer that fits 64 bits, written without a point or an exponent",
     FieldType.DOUBLE: "a finite number",
     FieldType.BOOL: "true or false",
     FieldType.GEO_POINT: 'an object {"lat": -90 to 90, "lon": -180 to 180}',
+    FieldType.TEXT: "a string of whole Unicode characters",
+    FieldType.TIMESTAMP: (
+        "a date and time by RFC 3339 with an offset, such as 2026-11-21T09:30:00Z or 2026-11-21T10:30:00.25+01:00, in the"
+        " years 1 to 9999 of UTC"
+    ),
 }
+# `datetime.fromisoformat` takes other forms of ISO 8601 too. A leap second has no number of microseconds since 1970.
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -123,9 +150,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+# Made once: `json.loads` makes one at every call that names a `parse_constant`.
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _read_value(member: object, type: FieldType) -> Value | None:
     match type:
-        case FieldType.STRING:
+        case FieldType.STRING | FieldType.TEXT:
             return member if isinstance(member, str) and not _HALF_PAIR.search(member) else None
         case FieldType.BOOL:
             return member if isinstance(member, bool) else None
@@ -141,6 +172,21 @@ def _read_value(member: object, type: FieldType) -> Value | None:
             if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
                 return None
             return latitude, longitude
+        case FieldType.TIMESTAMP:
+            return _microseconds(member)
+
+
+def _microseconds(member: object) -> int | None:
+    """Cuts what is finer than a microsecond."""
+    # T and Z may be written small.
+    text = member.upper() if isinstance(member, str) else ""
+    if not _RFC_3339.fullmatch(text):
+        return None
+    try:
+        microseconds = (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
+    except ValueError:
+        return None
+    return microseconds if TIMESTAMP_MIN <= microseconds <= TIMESTAMP_MAX else None
 
 
 def _finite(member: object) -> float | None:

@@ -8,7 +8,8 @@ from typing import Protocol, cast
 import numpy as np
 
 from lookwire_server.errors import InvalidArgument
-from lookwire_server.search.columns import (
+from lookwire_server.search.fields import INT64_MAX, INT64_MIN, Field, FieldType, Value, listed, shown
+from lookwire_server.search.index.columns import (
     Columns,
     DoubleColumn,
     GeoColumn,
@@ -17,7 +18,6 @@ from lookwire_server.search.columns import (
     ScalarColumn,
     StringColumn,
 )
-from lookwire_server.search.fields import INT64_MAX, INT64_MIN, Field, FieldType, Value, listed, shown
 
 MAX_NODES = 256
 MAX_LEVELS = 16
@@ -61,6 +61,17 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeRange:
+    """Bounds of a timestamp, in microseconds since 1970-01-01T00:00:00Z."""
+
+    field: str
+    gt: int | None = None
+    gte: int | None = None
+    lt: int | None = None
+    lte: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     field: str
     prefix: str
@@ -93,7 +104,7 @@ class Ids:
     ids: tuple[str, ...]
 
 
-Filter = AllOf | AnyOf | NoneOf | Equals | In | Range | Prefix | Exists | GeoRadius | GeoBox | Ids
+Filter = AllOf | AnyOf | NoneOf | Equals | In | Range | TimeRange | Prefix | Exists | GeoRadius | GeoBox | Ids
 
 
 class Table(Protocol):
@@ -123,7 +134,7 @@ def matching(filter: Filter, table: Table) -> Mask:
             return cast(StringColumn | ScalarColumn, columns[field]).among((value,), count)
         case In(field, values):
             return cast(StringColumn | ScalarColumn, columns[field]).among(values, count)
-        case Range(field, gt, gte, lt, lte):
+        case Range(field, gt, gte, lt, lte) | TimeRange(field, gt, gte, lt, lte):
             numbers = cast(Int64Column | DoubleColumn, columns[field])
             return numbers.between(gt=gt, gte=gte, lt=lt, lte=lte, count=count)
         case Prefix(field, prefix):
@@ -179,7 +190,13 @@ class _Check:
                     self._value(value, field, f"{path}.in_values.values[{position}]")
             case Range(name):
                 self._declared(name, f"{path}.range", "a range", FieldType.INT64, FieldType.DOUBLE)
-                self._bounds(filter, f"{path}.range")
+                bounds = self._bounds(filter, f"{path}.range", "range")
+                for side, bound in bounds.items():
+                    if not math.isfinite(bound):
+                        raise InvalidArgument("a bound is a finite number", field=f"{path}.range.{side}")
+            case TimeRange(name):
+                self._declared(name, f"{path}.time_range", "a time range", FieldType.TIMESTAMP)
+                self._bounds(filter, f"{path}.time_range", "time range")
             case Prefix(name):
                 self._declared(name, f"{path}.prefix", "a prefix", FieldType.STRING)
             case Exists(name):
@@ -215,7 +232,8 @@ class _Check:
             )
         if field.type not in accepted:
             raise InvalidArgument(
-                f"field {shown(name)} is a {field.type}; {condition} wants a field of type {' or '.join(accepted)}",
+                f"field {shown(name)} is a {field.type}, which {_CONDITIONS[field.type]} apply to;"
+                f" {condition} wants a field of type {' or '.join(accepted)}",
                 field=f"{path}.field",
                 type=field.type,
             )
@@ -233,17 +251,16 @@ class _Check:
                 expected=field.type,
             )
 
-    def _bounds(self, range: Range, path: str) -> None:
+    def _bounds(self, range: Range | TimeRange, path: str, kind: str) -> dict[str, float]:
+        """Returns the bounds that are given."""
         bounds = {"gt": range.gt, "gte": range.gte, "lt": range.lt, "lte": range.lte}
-        given = {name: bound for name, bound in bounds.items() if bound is not None}
-        for name, bound in given.items():
-            if not math.isfinite(bound):
-                raise InvalidArgument("a bound is a finite number", field=f"{path}.{name}")
+        given = {side: bound for side, bound in bounds.items() if bound is not None}
         if not given:
-            raise InvalidArgument("a range has at least one of the bounds gt, gte, lt, lte", field=path)
+            raise InvalidArgument(f"a {kind} has at least one of the bounds gt, gte, lt, lte", field=path)
         for exclusive, inclusive in (("gt", "gte"), ("lt", "lte")):
             if exclusive in given and inclusive in given:
-                raise InvalidArgument(f"a range has {exclusive} or {inclusive}, not both", field=path)
+                raise InvalidArgument(f"a {kind} has {exclusive} or {inclusive}, not both", field=path)
+        return given
 
     def _size(self, count: int, path: str) -> None:
         if count > MAX_VALUES:
@@ -255,6 +272,18 @@ class _Check:
             raise InvalidArgument("a latitude lies between -90 and 90 degrees", field=f"{path}.latitude_degrees")
         if not -180 <= longitude <= 180:
             raise InvalidArgument("a longitude lies between -180 and 180 degrees", field=f"{path}.longitude_degrees")
+
+
+# What a field of each type can be filtered by, as the messages call it.
+_CONDITIONS = {
+    FieldType.STRING: "equals, in_values, prefix and exists",
+    FieldType.INT64: "equals, in_values, range and exists",
+    FieldType.DOUBLE: "equals, in_values, range and exists",
+    FieldType.BOOL: "equals, in_values and exists",
+    FieldType.GEO_POINT: "geo_radius, geo_box and exists",
+    FieldType.TEXT: "only exists and hybrid searches",
+    FieldType.TIMESTAMP: "time_range and exists",
+}
 
 
 def _is_int64(value: Value) -> bool:

@@ -10,6 +10,8 @@ from lookwire_server.errors import InvalidVector
 
 Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
+# As they lie in memory: half the bytes, and a cosine that is off by at most 5e-4.
+HalfMatrix = NDArray[np.float16]
 
 
 def normalised(rows: NDArray[Any], dimension: int, path: Callable[[int], str]) -> Matrix:
@@ -22,14 +24,16 @@ def normalised(rows: NDArray[Any], dimension: int, path: Callable[[int], str]) -
             expected=dimension,
         )
     wide = rows.astype(np.float64)
-    # Divided by the largest element first: squares of very large or small elements would leave float64's range.
-    largest = np.abs(wide).max(axis=1, initial=0.0, keepdims=True)
+    if rows.dtype.itemsize > 4:
+        # Squares of very large or small elements would leave float64's range, as those of float32 cannot.
+        largest = np.abs(wide).max(axis=1, initial=0.0, keepdims=True)
+        wide /= np.where(np.isfinite(largest) & (largest > 0.0), largest, 1.0)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     for wrong, message in (
-        (~np.isfinite(largest), "the vector has an element that is NaN or infinite"),
-        (largest == 0.0, "the vector is all zero, so it has no direction"),
+        (~np.isfinite(lengths), "the vector has an element that is NaN or infinite"),
+        (lengths == 0.0, "the vector is all zero, so it has no direction"),
     ):
         if wrong.any():
             raise InvalidVector(message, field=path(int(wrong.argmax())))
-    wide /= largest
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    wide /= lengths[:, np.newaxis]
     return wide.astype(np.float32)

@@ -10,7 +10,8 @@ import apsw
 
 from lookwire_server.errors import QueueFull, StorageFailure, Unavailable
 from lookwire_server.metrics import Metrics
-from lookwire_server.search.store import Store
+from lookwire_server.search.failpoints import reach
+from lookwire_server.search.store.store import Store
 
 # A commit takes all that wait, so a long queue costs memory rather than time; a caller beyond these limits does better
 # to hear so at once. 512 MiB is eight of the largest writes that a request can hold.
@@ -39,6 +40,10 @@ class Write(Protocol[Result]):
         """Makes what was applied visible."""
 
 
+class Alone:
+    """Base of a write that shares its transaction with no other: when it is persisted, memory is as the disk."""
+
+
 class _Job(Generic[Result]):
     """A write and the future of whoever waits for it."""
 
@@ -60,7 +65,8 @@ class _Job(Generic[Result]):
 
 
 class Writer:
-    """Takes all writes that wait, commits them as one transaction, applies them in the same order, and then answers.
+    """Takes all writes that wait, up to one that must be alone, commits them as one transaction, applies them in the same order,
+    and then answers.
 
     So nothing is visible before it is on disk, and a write that was answered is both.
     """
@@ -129,20 +135,21 @@ class Writer:
             self._fail(error)
 
     def _take(self) -> list[_Job[Any]]:
-        """Waits for writes and takes them all; returns none when the writer is closed and the queue is empty."""
+        """Waits for writes and takes all that may be committed together; none when the writer is closed and the queue empty."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
-            self._taken = list(self._queue)
-            self._queue.clear()
-            self._queued_bytes = 0
+            self._taken = []
+            while self._queue and not (self._taken and _apart(self._taken[-1].write, self._queue[0].write)):
+                self._taken.append(self._queue.popleft())
+            self._queued_bytes -= sum(job.write.size for job in self._taken)
             return self._taken
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         try:
             persisted = self._persist([job for job in jobs if job.claim()])
         except DISK_ERRORS as error:
-            self._store.roll_back()
+            self._store.database.roll_back()
             if len(jobs) > 1:
                 # A small write need not fail with a large one.
                 for job in jobs:
@@ -152,8 +159,10 @@ class Writer:
                 jobs[0].fail(StorageFailure("the disk is full" if full else "the disk refused the write"), error)
             return
         results = [job.write.apply() for job in persisted]
+        reach("write.before_publish")
         for job in persisted:
             job.write.publish()
+        reach("write.after_publish")
         if persisted:
             self._metrics.commit_writes.observe(len(persisted))
         for job, result in zip(persisted, results, strict=True):
@@ -162,10 +171,10 @@ class Writer:
     def _persist(self, jobs: list[_Job[Any]]) -> list[_Job[Any]]:
         """Commits one transaction; returns the jobs that are part of it."""
         persisted = []
-        self._store.begin()
+        self._store.database.begin()
         for job in jobs:
             try:
-                with self._store.savepoint():
+                with self._store.database.savepoint():
                     job.write.persist(self._store)
             except apsw.Error:
                 raise
@@ -173,7 +182,9 @@ class Writer:
                 job.fail(error)
             else:
                 persisted.append(job)
-        self._store.commit()
+        reach("write.before_commit")
+        self._store.database.commit()
+        reach("write.after_commit")
         return persisted
 
     def _settle(self) -> None:
@@ -195,6 +206,10 @@ class Writer:
         for future in settling:
             future.set_exception(_unavailable())
         self._on_failure(failure)
+
+
+def _apart(first: Write[Any], second: Write[Any]) -> bool:
+    return isinstance(first, Alone) or isinstance(second, Alone)
 
 
 def _unavailable() -> Unavailable:

@@ -20,12 +20,21 @@ class GrowingArray:
         self._array: NDArray[Any] = np.empty((FIRST_CAPACITY, *width), dtype)
         self._count = 0
 
+    @property
+    def nbytes(self) -> int:
+        return self._array.nbytes
+
+    def reserve(self, count: int) -> None:
+        """Makes room for `count` rows in all, so that so many are appended without a copy."""
+        if count > len(self._array):
+            grown = np.empty((count, *self._array.shape[1:]), self._array.dtype)
+            grown[: self._count] = self._array[: self._count]
+            self._array = grown
+
     def append(self, rows: NDArray[Any]) -> None:
         count = self._count + len(rows)
         if count > len(self._array):
-            grown = np.empty((max(count, int(len(self._array) * GROWTH)), *self._array.shape[1:]), self._array.dtype)
-            grown[: self._count] = self._array[: self._count]
-            self._array = grown
+            self.reserve(max(count, int(len(self._array) * GROWTH)))
         self._array[self._count : count] = rows
         self._count = count
 

@@ -1,0 +1,1 @@
+"""Ranking above the index: pure functions over numpy arrays."""

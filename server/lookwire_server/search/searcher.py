@@ -1,0 +1,313 @@
+"""One search: from a query vector to ranked items with their payloads."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookwire_server.search.dispatcher import Dispatcher
+from lookwire_server.search.engine import Engine
+from lookwire_server.search.fields import Value
+from lookwire_server.search.filters import AllOf
+from lookwire_server.search.index.view import Hits, Scope, View, Wanted
+from lookwire_server.search.items import StoredItem
+from lookwire_server.search.payloads import selected
+from lookwire_server.search.plan import Plan
+from lookwire_server.search.ranking.diversity import diverse
+from lookwire_server.search.ranking.fusion import Hybrid, Legs, fused
+from lookwire_server.search.ranking.groups import missing
+from lookwire_server.search.ranking.selection import choose
+from lookwire_server.search.search_options import MAX_TOP_K, Calibrate, SearchOptions
+from lookwire_server.search.store.collections import CollectionRow
+from lookwire_server.search.vectors import Matrix, Vector
+from lookwire_server.search.word_leg import WordLeg, word_leg
+
+# A search is done again if an item was replaced between its score and its payload. Once is nearly always enough; under
+# constant replacement of the best items the last try goes without those that are gone.
+ATTEMPTS = 4
+# Where groups or near-duplicates leave too few of the nearest items, those beyond are looked at too, so many times at most.
+FURTHER_ROUNDS = 4
+# More than a cosine of float16 vectors is off by.
+HALF_PRECISION = 1e-3
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """Hits as parallel lists, best first; `sequence` is the last write that the search saw.
+
+    `calibrated_scores`, `vectors`, `legs` and `group_values` are None unless they were asked for.
+    """
+
+    ids: list[str]
+    scores: Vector
+    payloads: list[bytes]
+    vectors: Matrix | None
+    calibrated_scores: Vector | None
+    legs: Legs | None
+    group_values: list[Value] | None
+    plan: Plan
+    sequence: int
+    search_seconds: float
+    fetch_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Items as the store has them, in any order: float32 vectors [n, d], and cosines [n] with the query by them."""
+
+    keys: NDArray[np.int64]
+    items: list[StoredItem]
+    vectors: Matrix
+    scores: Vector
+
+    def and_also(self, others: "Candidates") -> "Candidates":
+        """Returns these, followed by the others."""
+        return Candidates(
+            np.concatenate([self.keys, others.keys]),
+            self.items + others.items,
+            np.concatenate([self.vectors, others.vectors]),
+            np.concatenate([self.scores, others.scores]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """Candidates, and which of them are the hits: positions, best first. `values` has the value of each hit's group.
+
+    `further` is the scope of items that could complete the hits; None if they are complete.
+    """
+
+    candidates: Candidates
+    calibrated: Vector | None
+    legs: Legs | None
+    positions: NDArray[np.int64]
+    values: list[Value] | None
+    further: Scope | None
+
+
+class Searcher:
+    """Searches one collection: nearest items by the index, then exact scores, payloads and ranking by the store."""
+
+    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+        self._engine = engine
+        self._dispatcher = dispatcher
+
+    async def search(
+        self, row: CollectionRow, query: Vector, options: SearchOptions, calibrate: Calibrate | None = None
+    ) -> SearchResult:
+        """`query` has length 1; the options were checked with the fields of `row`. `calibrate` is given if they ask for it."""
+        search = _Search(self._engine, row, query, options, calibrate)
+        for _ in range(ATTEMPTS):
+            started = perf_counter()
+            view, hits = await self._dispatcher.search(search.wanted)
+            search.search_seconds += perf_counter() - started
+            ranked = await search.ranked(view, hits)
+            if not search.stale:
+                break
+            # Some items were replaced meanwhile; the next view has what the disk has.
+            await asyncio.wrap_future(self._engine.writer.settled())
+        return await search.result(view, hits.plan, ranked)
+
+
+class _Search:
+    """One search under way. `stale` says that the disk had no longer, or not yet, what the view has."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        row: CollectionRow,
+        query: Vector,
+        options: SearchOptions,
+        calibrate: Calibrate | None,
+    ) -> None:
+        self._engine = engine
+        self._row = row
+        self._options = options
+        self._calibrate = calibrate
+        scope = Scope(options.filter, options.far, options.exact)
+        self.wanted = Wanted(query, options.candidate_count, scope, options.excluded_ids)
+        self.stale = False
+        self.search_seconds = 0.0
+        self.fetch_seconds = 0.0
+
+    async def ranked(self, view: View, hits: Hits) -> Ranked:
+        """Ranks the nearest items of a view, and those beyond as long as they are needed."""
+        self.stale = False
+        leg, keys = None, hits.keys
+        if self._options.hybrid is not None:
+            leg, keys = await self._words(view, hits, self._options.hybrid)
+        rank = partial(self._rank, view=view, vector_keys=hits.keys, leg=leg)
+        ranked = await self._fetch(lambda: rank(self._read(keys)))
+        wanted = self.wanted
+        for _ in range(FURTHER_ROUNDS):
+            if ranked.further is None or self.stale or self._exhausted(wanted, hits):
+                break
+            pool = ranked.candidates
+            known = {*self.wanted.excluded_ids, *(item.id for item in pool.items)}
+            wanted = Wanted(self.wanted.query, MAX_TOP_K, ranked.further, known)
+            (hits,) = await self._search(partial(view.search, [wanted]))
+            ranked = await self._fetch(partial(self._extended, pool, hits.keys, rank))
+        return ranked
+
+    async def _words(self, view: View, hits: Hits, hybrid: Hybrid) -> tuple[WordLeg, list[int]]:
+        """Returns the word leg, and the keys to rank: of both legs, and of the nearest items that are equal to the words."""
+        leg = await self._fetch(lambda: word_leg(self._engine.store, self._row, view, self.wanted, hybrid))
+        self.stale |= leg.stale
+        keys = dict.fromkeys([*hits.keys, *leg.keys.tolist()])
+        if leg.equal.any():
+            nearest = await self._search(lambda: view.search_among(self.wanted, leg.equal))
+            keys.update(dict.fromkeys(nearest.keys))
+        return leg, list(keys)
+
+    def _read(self, keys: list[int]) -> Candidates:
+        """Reads what the store still has, with the cosines of the float32 vectors."""
+        stored = self._engine.store.items.by_key(keys)
+        kept = [key for key in keys if key in stored]
+        self.stale |= len(kept) < len(keys)
+        content = b"".join(stored[key][1] for key in kept)
+        vectors = np.frombuffer(content, "<f4").reshape(len(kept), len(self.wanted.query))
+        # A cosine by its meaning, but float32 may round it past 1.
+        scores: Any = np.clip(vectors @ self.wanted.query, -1.0, 1.0)
+        return Candidates(np.array(kept, np.int64), [stored[key][0] for key in kept], vectors, scores)
+
+    def _extended(self, pool: Candidates, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
+        return rank(pool.and_also(self._read(keys)))
+
+    def _rank(self, pool: Candidates, view: View, vector_keys: list[int], leg: WordLeg | None) -> Ranked:
+        """Thresholds, the best first, less near-duplicates and in groups, made diverse, and cut."""
+        options = self._options
+        calibrated = None if self._calibrate is None else self._calibrate(pool.scores)
+        legs = None if leg is None else self._fused(pool, view, vector_keys, leg)
+        relevance = pool.scores if legs is None else legs.fused
+        # Among items that no leg has, and others of equal fused scores, the nearest are first.
+        order = np.lexsort((-pool.scores, -relevance))
+        order = order[self._passes(pool.scores, calibrated, legs)[order]]
+        values: list[Value | None] | None = None
+        if options.group_by is not None:
+            values = [json.loads(item.payload).get(options.group_by.field) for item in pool.items]
+        groups = self._chosen(pool, order, values)
+        further = self._further(groups, values)
+        if options.diversity is not None:
+            leaders = [group[0] for group in groups]
+            scale = 1.0 if leg is None else leg.hybrid.best
+            places = diverse(pool.vectors[leaders], relevance[leaders] / scale, options.diversity.weight, options.top_k)
+            groups = [groups[place] for place in places]
+        hits = [position for group in groups[: options.top_k] for position in group]
+        return Ranked(
+            pool,
+            calibrated,
+            legs,
+            np.array(hits, np.int64),
+            None if values is None else [value for hit in hits if (value := values[hit]) is not None],
+            further,
+        )
+
+    def _fused(self, pool: Candidates, view: View, vector_keys: list[int], leg: WordLeg) -> Legs:
+        slots = view.rows.slots_of_keys(pool.keys, view.count)
+        return fused(
+            leg.hybrid,
+            pool.keys,
+            pool.scores,
+            np.isin(pool.keys, vector_keys),
+            leg.keys,
+            leg.scores,
+            leg.equal[slots],
+        )
+
+    def _chosen(self, pool: Candidates, order: NDArray[np.int64], values: list[Value | None] | None) -> list[list[int]]:
+        """Returns groups of positions, best first; without values each item is a group."""
+        options = self._options
+        if options.group_by is None and options.collapse_cosine is None:
+            return [[position] for position in order[: options.choices].tolist()]
+        groups = choose(
+            pool.vectors[order],
+            None if values is None else [values[position] for position in order],
+            size=1 if options.group_by is None else options.group_by.size,
+            count=options.choices,
+            cosine=options.collapse_cosine,
+        )
+        return [order[group].tolist() for group in groups]
+
+    def _passes(self, scores: Vector, calibrated: Vector | None, legs: Legs | None) -> NDArray[np.bool_]:
+        """Returns which items the thresholds let through."""
+        options = self._options
+        # Compared in float32, so that a threshold taken from a reply keeps the hit that it was taken from.
+        passing = np.ones(len(scores), np.bool_)
+        if options.score_threshold is not None:
+            passing &= scores >= np.float32(options.score_threshold)
+        if options.calibrated_threshold is not None and calibrated is not None:
+            passing &= calibrated >= np.float32(options.calibrated_threshold)
+        if legs is not None and options.hybrid is not None and options.hybrid.vector_weight == 0:
+            # A search for words alone: what has none of them is no hit.
+            passing &= legs.fused > 0
+        return passing
+
+    def _further(self, groups: list[list[int]], values: list[Value | None] | None) -> Scope | None:
+        """Returns the scope of items that could complete the groups; None if they are complete."""
+        options = self._options
+        if options.group_by is None or values is None:
+            short = options.collapse_cosine is not None and len(groups) < options.choices
+            return self.wanted.scope if short else None
+        filter = missing(options.group_by, values, groups, options.choices)
+        if filter is None:
+            return None
+        both = filter if options.filter is None else AllOf((options.filter, filter))
+        return replace(self.wanted.scope, filter=both)
+
+    def _exhausted(self, wanted: Wanted, hits: Hits) -> bool:
+        """Whether there are no items beyond the hits of a round that could be hits of the search."""
+        if len(hits.keys) < wanted.k or (self._options.hybrid is not None and not self._options.hybrid.vector_weight):
+            return True
+        last = hits.scores[-1:] + np.float32(HALF_PRECISION)
+        calibrated = None if self._calibrate is None else self._calibrate(last)
+        return not self._passes(last, calibrated, None).all()
+
+    async def result(self, view: View, plan: Plan, ranked: Ranked) -> SearchResult:
+        """Returns what was asked for of the hits."""
+        options, candidates = self._options, ranked.candidates
+        items = [candidates.items[position] for position in ranked.positions]
+        payloads: list[bytes] = []
+        if options.include_payloads:
+            payloads = [item.payload for item in items]
+        if payloads and options.payload_fields:
+            names = frozenset(options.payload_fields)
+            whole = payloads
+            payloads = await self._fetch(lambda: [selected(payload, names) for payload in whole])
+        self._observe("search", self.search_seconds)
+        self._observe("fetch", self.fetch_seconds)
+        return SearchResult(
+            ids=[item.id for item in items],
+            scores=candidates.scores[ranked.positions],
+            payloads=payloads,
+            vectors=candidates.vectors[ranked.positions] if options.include_vectors else None,
+            calibrated_scores=None if ranked.calibrated is None else ranked.calibrated[ranked.positions],
+            legs=None if ranked.legs is None else ranked.legs.at(ranked.positions),
+            group_values=ranked.values,
+            plan=replace(plan, candidate_count=len(candidates.items)),
+            sequence=view.sequence,
+            search_seconds=self.search_seconds,
+            fetch_seconds=self.fetch_seconds,
+        )
+
+    async def _search(self, work: Callable[[], Result]) -> Result:
+        started = perf_counter()
+        result = await self._engine.searching.run(work)
+        self.search_seconds += perf_counter() - started
+        return result
+
+    async def _fetch(self, work: Callable[[], Result]) -> Result:
+        started = perf_counter()
+        result = await self._engine.reading.run(work)
+        self.fetch_seconds += perf_counter() - started
+        return result
+
+    def _observe(self, stage: str, seconds: float) -> None:
+        self._engine.metrics.stage_seconds.labels(stage).observe(seconds)
