@@ -7,6 +7,7 @@
     ├── NotFound               a named encoder, model, collection or item does not exist
     ├── AlreadyExists          a name is taken
     ├── FailedPrecondition     the request is well formed, the state does not allow it
+    ├── Conflict               an item is not at the sequence that the write is conditional on
     ├── QueueFull              a bounded queue has no room, or not in time
     ├── QueueTimeout           a request waited longer in a queue than its model allows
     ├── Overloaded             the requests in flight hold as many bytes as the server allows
@@ -75,6 +76,11 @@ class AlreadyExists(LookwireError):
 class FailedPrecondition(LookwireError):
     code = "FAILED_PRECONDITION"
     reason = "FAILED_PRECONDITION"
+
+
+class Conflict(LookwireError):
+    code = "ABORTED"
+    reason = "CONFLICT"
 
 
 class QueueFull(LookwireError):

@@ -74,5 +74,21 @@ class Metrics:
             "lookwire_embedding_cache_bytes", "Bytes of the vectors of texts that are kept, and of the texts."
         )
         self.collection_items = gauge("lookwire_collection_items", "Items of a collection.", ("collection",))
+        self.collection_generation = gauge(
+            "lookwire_collection_generation",
+            "Generation of a collection's index; 0 before the first was built.",
+            ("collection",),
+        )
+        self.collection_recall = gauge(
+            "lookwire_collection_recall",
+            "Recall at 10 last measured on the index in use, by items as queries (near) and by queries of another kind (far); "
+            "NaN if not measured.",
+            ("collection", "direction"),
+        )
+        self.collection_bytes = gauge(
+            "lookwire_collection_bytes",
+            "Bytes of a collection: vectors and rows in memory, disk for the files of the index.",
+            ("collection", "part"),
+        )
         self.commit_writes = histogram("lookwire_commit_writes", "Write requests that one commit put on disk.", ROWS)
         self.build = gauge("lookwire_build_info", "Always 1; the versions are in the labels.", ("version", "python"))

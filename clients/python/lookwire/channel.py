@@ -9,6 +9,7 @@ from lookwire.v1.collection_service_pb2_grpc import CollectionServiceStub
 from lookwire.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from lookwire.v1.item_service_pb2_grpc import ItemServiceStub
 from lookwire.v1.search_service_pb2_grpc import SearchServiceStub
+from lookwire.v1.snapshot_service_pb2_grpc import SnapshotServiceStub
 
 _MAX_SEND_BYTES = 64 * 1024 * 1024
 _RETRIES = {
@@ -46,11 +47,12 @@ HEALTH_SERVING = b"\x08\x01"
 
 
 def methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
-    """Returns every method of the four services by its name, which is unique among them."""
+    """Returns every method of the five services by its name, which is unique among them."""
     stubs = (
         EncoderServiceStub(channel),
         CollectionServiceStub(channel),
         ItemServiceStub(channel),
         SearchServiceStub(channel),
+        SnapshotServiceStub(channel),
     )
     return {name: method for stub in stubs for name, method in vars(stub).items()}

@@ -8,24 +8,32 @@ from typing import Self
 
 import grpc
 
-from lookwire import calls, channel, errors, retry
+from lookwire import calls, channel, errors, imports, retry
 from lookwire.calls import Call, Page, Result
 from lookwire.filters import Filter
-from lookwire.queries import Query
+from lookwire.queries import Diversity, GroupBy, Hybrid, Query, Search
 from lookwire.types import (
+    BatchSearchResult,
     Classifications,
     Collection,
+    CollectionStatistics,
     Content,
     Deleted,
     Embeddings,
     Encoder,
+    Facets,
     FieldType,
     Image,
+    Imported,
+    IndexSettings,
     Item,
     LabelGroup,
     Labels,
+    PayloadUpdate,
+    ReembedProgress,
     Scores,
     SearchResult,
+    Snapshot,
     StoredItem,
     Upserted,
     VectorLike,
@@ -43,7 +51,8 @@ class Client:
     `timeout` seconds, retries included; each method takes a timeout of its own.
 
     A call that finds no server, or one that is stopping (UNAVAILABLE), is made up to 4 times, with growing pauses. That
-    is safe: an upsert or a deletion by id has the same effect twice, only its counts then tell of the second time; and
+    is safe: an upsert or a deletion has the same effect twice, only its counts then tell of the second time, and a
+    condition (`if_sequence`) shows as Conflict, unless an upsert has an idempotency key; and
     a collection that the first attempt created or deleted shows as AlreadyExists or NotFound.
 
     A call that an overloaded server refuses for now (RESOURCE_EXHAUSTED with a delay) is made again when that delay and up
@@ -168,14 +177,18 @@ class Client:
         fields: Mapping[str, FieldType | str] | None = None,
         *,
         encoder: str = "",
+        index: IndexSettings | None = None,
+        keep_sources: bool = False,
         timeout: float | None = None,
     ) -> Collection:
         """Makes an empty collection, for items that `encoder` embeds; empty where the server serves exactly one.
 
-        `fields` are the top-level keys of payloads that filters will use, and their types; they cannot be changed
+        `fields` are the top-level keys of payloads that filters will use, and their types. `index` says how it is indexed;
+        without, the server chooses. `keep_sources` keeps the text or image of each item, for `reembed_collection`; it cannot be changed
         later. Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
         """
-        return self._run(calls.create_collection(name, fields or {}, encoder), timeout)
+        call = calls.create_collection(name, fields or {}, encoder, index, keep_sources=keep_sources)
+        return self._run(call, timeout)
 
     def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """Returns one collection. Raises NotFound."""
@@ -189,11 +202,84 @@ class Client:
         """Removes a collection and all its items, for good. Raises NotFound."""
         self._run(calls.delete_collection(name), timeout)
 
+    def create_snapshot(self, collection: str, *, timeout: float | None = None) -> Snapshot:
+        """Copies a collection as of one moment to a file in the directory `snapshots` of the server's data directory.
+
+        Writes go on meanwhile. Give a timeout that fits the size; a copy that is not ready by then is given up. The copy has
+        items, vectors, kept sources, declared fields and settings, but no aliases. Raises NotFound.
+        """
+        return self._run(calls.create_snapshot(collection), timeout)
+
+    def list_snapshots(self, collection: str = "", *, timeout: float | None = None) -> list[Snapshot]:
+        """Returns the readable snapshots of collections of that name, or of all, by name; at most 1,000."""
+        return self._run(calls.list_snapshots(collection), timeout)
+
+    def restore_snapshot(self, snapshot: str, collection: str, *, timeout: float | None = None) -> Collection:
+        """Makes a new collection, of that name, of the snapshot with the name `snapshot`; it appears whole or not at all.
+
+        Everything else goes on meanwhile. Give a timeout that fits the size; a restore that is not ready by then is given up.
+        The collection needs the encoder with the snapshot's fingerprint for what must be encoded, not for vectors.
+
+        Raises NotFound for an unknown snapshot, AlreadyExists for a taken name, FailedPrecondition for a file that is damaged,
+        no snapshot, or made by a newer server.
+        """
+        return self._run(calls.restore_snapshot(snapshot, collection), timeout)
+
+    def delete_snapshot(self, snapshot: str, *, timeout: float | None = None) -> None:
+        """Removes the file of a snapshot, for good. Raises NotFound."""
+        self._run(calls.delete_snapshot(snapshot), timeout)
+
+    def update_collection(
+        self,
+        name: str,
+        *,
+        fields: Mapping[str, FieldType | str] | None = None,
+        index: IndexSettings | None = None,
+        timeout: float | None = None,
+    ) -> Collection:
+        """Changes the declared fields, all of which are given, and how it is indexed; None leaves them as they are.
+
+        Raises FailedPrecondition, naming the item, if a payload does not fit a field; nothing is changed then.
+        """
+        return self._run(calls.update_collection(name, fields, index), timeout)
+
+    def collection_statistics(self, name: str, *, timeout: float | None = None) -> CollectionStatistics:
+        """Returns figures about items, memory, disk and index of a collection. Raises NotFound."""
+        return self._run(calls.collection_statistics(name), timeout)
+
+    def set_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> Collection:
+        """Makes a further name for a collection, or points one to another collection, at once for all calls that come later.
+
+        Every method takes an alias where it takes a collection's name. Raises AlreadyExists for the name of a collection.
+        """
+        return self._run(calls.set_alias(alias, collection), timeout)
+
+    def delete_alias(self, alias: str, *, timeout: float | None = None) -> None:
+        """Removes an alias; the collection stays. Raises NotFound."""
+        self._run(calls.delete_alias(alias), timeout)
+
+    def reembed_collection(
+        self, name: str, target: str, encoder: str, *, alias: str = "", timeout: float | None = None
+    ) -> Iterator[ReembedProgress]:
+        """Copies a collection into a new one, `target`, embedded by another encoder, while both serve; yields the progress.
+
+            for progress in client.reembed_collection("shoes", "shoes-2", "vit-l-14", alias="shop"):
+                print(progress.copied_count, "of", progress.item_count)
+
+        The collection must keep its sources. Items written meanwhile are copied too. Once both are equal `alias`, if given, names
+        the new one, and the last progress is `done`. It goes on as long as it is read: given up, or broken off by an error, the
+        same call goes on from there. `timeout` is for the whole; there is none by default.
+
+        Raises FailedPrecondition for an item without a source, AlreadyExists for a target that is another collection.
+        """
+        return self._stream(calls.reembed_collection(name, target, encoder, alias), timeout)
+
     def upsert(
         self,
         collection: str,
         items: Iterable[Item],
         *,
+        idempotency_key: str = "",
         progress: Callable[[int], None] | None = None,
         timeout: float | None = None,
     ) -> Upserted:
@@ -204,9 +290,13 @@ class Client:
         is not: on an error the chunks before are written, and the chunk that failed is written whole or not at all.
         The error's `acknowledged` says how many items were confirmed, and its field violations count the items from the
         first of all. `progress` is called after each chunk with the number of confirmed items; `timeout` is for each.
+
+        With an `idempotency_key` (at most 128 bytes; chunks after the first append "/" and their number) an upsert that
+        is repeated writes nothing again and returns what it returned before; InvalidArgument if the items are others. The
+        server remembers the last 10,000 keys of a collection. Raises Conflict for an item that does not have its `if_sequence`.
         """
         total = Upserted(sequence=0, inserted=0, replaced=0)
-        for call in calls.upsert(collection, items):
+        for call in calls.upsert(collection, items, idempotency_key):
             try:
                 total = calls.added(total, self._run(call, timeout))
             except errors.LookwireError as error:
@@ -221,9 +311,55 @@ class Client:
         """Returns items by id, 1 to 1,024, in the order of `ids`; those that do not exist are left out."""
         return self._run(calls.get_items(collection, ids, include_vectors=include_vectors), timeout)
 
-    def delete_items(self, collection: str, ids: Sequence[str], *, timeout: float | None = None) -> Deleted:
-        """Removes items by id, 1 to 1,024; those that do not exist are passed over."""
-        return self._run(calls.delete_items(collection, ids), timeout)
+    def import_items(
+        self,
+        collection: str,
+        items: Iterable[Item],
+        *,
+        chunk_size: int = 256,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+    ) -> Imported:
+        """Adds and replaces items over one stream: quicker than `upsert` for many, and it goes on past items that are bad.
+
+        `items` may be a generator of any length, and is read as the server takes them, images given as paths too. They go
+        out in chunks of at most `chunk_size` (1 to 1,024) items and about 4 MiB, of which up to 8 are kept until the
+        server has acknowledged them. An item that cannot be written has an error in the result; of equal ids the last counts.
+        `progress` is called after each chunk with the number of items that were written or refused.
+
+        Where the server cannot be reached, is stopping or overloaded, the import goes on from the last acknowledged chunk. Then
+        some items may be written twice, which shows in the counts, and as a Conflict for those with `if_sequence`. It fails when
+        it has waited `timeout` seconds for an acknowledgement; the error's `acknowledged` says how many items were written.
+        """
+        state = calls.Import(collection, items, chunk_size)
+        seconds = self._timeout if timeout is None else timeout
+        return imports.run(self._methods["ImportItems"], state, progress, seconds, self._closed)
+
+    def update_payloads(
+        self, collection: str, updates: Iterable[PayloadUpdate], *, timeout: float | None = None
+    ) -> int:
+        """Changes the payloads of 1 to 1,024 items, all or none, and keeps their vectors; returns the sequence of the write.
+
+            client.update_payloads("shop", [PayloadUpdate("a", merge_patch={"price": 35.0, "old_price": None})])
+
+        Raises NotFound for an id that does not exist, Conflict for an item that does not have its `if_sequence`. Made again
+        because the server could not be reached, an update with `if_sequence` can be a Conflict with itself.
+        """
+        return self._run(calls.update_payloads(collection, updates), timeout)
+
+    def delete_items(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        *,
+        filter: Filter | None = None,
+        timeout: float | None = None,
+    ) -> Deleted:
+        """Removes items by id, 1 to 1,024, or all that match a filter; ids that do not exist are passed over.
+
+        Raises ValueError unless exactly one of ids and filter is given.
+        """
+        return self._run(calls.delete_items(collection, ids, filter), timeout)
 
     def list_items(
         self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
@@ -238,6 +374,23 @@ class Client:
         """Returns how many items match a filter, or how many there are."""
         return self._run(calls.count_items(collection, filter), timeout)
 
+    def facet_items(
+        self,
+        collection: str,
+        fields: Sequence[str],
+        *,
+        filter: Filter | None = None,
+        limit: int = 10,
+        timeout: float | None = None,
+    ) -> Facets:
+        """Counts the items that match a filter, or all, by the values of 1 to 16 string, int64 or bool fields.
+
+            client.facet_items("shop", ["colour"], filter=field("price") < 50).fields["colour"].counts["red"]
+
+        The `limit` (1 to 1,000) commonest values of each field are returned. Raises InvalidArgument for another field.
+        """
+        return self._run(calls.facet_items(collection, fields, filter, limit), timeout)
+
     def search(
         self,
         collection: str,
@@ -250,23 +403,40 @@ class Client:
         filter: Filter | None = None,
         top_k: int = 10,
         score_threshold: float | None = None,
+        calibrated_threshold: float | None = None,
+        include_calibrated_scores: bool = False,
+        hybrid: Hybrid | None = None,
+        diversity: Diversity | None = None,
+        group_by: GroupBy | None = None,
+        collapse_cosine: float | None = None,
         ids_only: bool = False,
+        payload_fields: Sequence[str] = (),
         include_vectors: bool = False,
+        exact: bool = False,
+        explain: bool = False,
         min_sequence: int | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
         """Returns the at most `top_k` (1 to 1,000) items nearest to a query, best first.
 
         Exactly one of `text`, `image`, `vector` [d], `item_id` (that item is not among the hits) and `query` says what
-        to look for. `filter` limits the items considered. Hits with a score, a cosine in [-1, 1], below
-        `score_threshold` are dropped. `ids_only` leaves out the payloads, `include_vectors` adds the vectors. Every
-        confirmed write is seen; `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached
-        that write.
+        to look for. `filter` limits the items considered; `exact` compares all of them, whatever index there is.
 
-        Raises NotFound for an unknown collection or item, FailedPrecondition if the collection's encoder has changed.
+        Hits with a score, a cosine in [-1, 1], below `score_threshold` are dropped, and so are those below
+        `calibrated_threshold`: a calibrated score, in [0, 1], says how sure one can be that a score is no accident, and 0.5
+        is a sensible threshold for every encoder. That threshold, or `include_calibrated_scores`, adds these scores.
+        `hybrid` looks for words too and ranks by both; `collapse_cosine`, in (0, 1], drops a hit whose cosine with a better
+        one is that or higher; `group_by` returns the best hits of each value of a field, and `diversity` hits that differ.
+        They work in this order, and together.
+
+        `ids_only` leaves out the payloads, `payload_fields` are the top-level keys to return of them (all if none is named),
+        `include_vectors` adds the vectors, `explain` says all about how the search was carried out. Every confirmed write is
+        seen; `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached that write.
+
+        Raises NotFound for an unknown collection or item, InvalidArgument for a field that is not declared as it must be,
+        FailedPrecondition if the collection's encoder has changed, or for a hybrid search without text fields.
         """
-        call = calls.search(
-            collection,
+        search = Search(
             text=text,
             image=image,
             vector=vector,
@@ -275,11 +445,32 @@ class Client:
             filter=filter,
             top_k=top_k,
             score_threshold=score_threshold,
+            calibrated_threshold=calibrated_threshold,
+            include_calibrated_scores=include_calibrated_scores,
+            hybrid=hybrid,
+            diversity=diversity,
+            group_by=group_by,
+            collapse_cosine=collapse_cosine,
             ids_only=ids_only,
+            payload_fields=payload_fields,
             include_vectors=include_vectors,
+            exact=exact,
+            explain=explain,
             min_sequence=min_sequence,
         )
-        return self._run(call, timeout)
+        return self._run(calls.search(collection, search), timeout)
+
+    def batch_search(
+        self, collection: str, searches: Sequence[Search], *, partial: bool = False, timeout: float | None = None
+    ) -> BatchSearchResult:
+        """Carries out 1 to 256 searches of at most 10,000 hits in all at once.
+
+            client.batch_search("shop", [Search(text="a red dress"), Search(text="a hat", top_k=3)])
+
+        A search that fails raises its error, which names its index; with `partial` its result is None and its error is in
+        `errors`, by index.
+        """
+        return self._run(calls.batch_search(collection, searches, partial=partial), timeout)
 
     def _run(self, call: Call[Result], timeout: float | None) -> Result:
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -292,6 +483,16 @@ class Client:
                 pause = retry.pause(failure, deadline - time.monotonic())
                 if pause is None or self._closed.wait(pause):
                     raise failure from error
+
+    def _stream(self, call: Call[Result], timeout: float | None) -> Iterator[Result]:
+        replies = self._methods[call.method](call.request, timeout=timeout)
+        try:
+            for response in replies:
+                yield call.parse(response)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from error
+        finally:
+            replies.cancel()
 
     def _pages(self, page_call: Callable[[str], Call[Page[Result]]], timeout: float | None) -> Iterator[Result]:
         token = ""

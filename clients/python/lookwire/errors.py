@@ -5,6 +5,7 @@
     ├── NotFound              a named encoder, collection or item does not exist
     ├── AlreadyExists         the name is taken
     ├── FailedPrecondition    the request is well formed, the state of the server does not allow it
+    ├── Conflict              an item does not have the sequence that the write is conditional on
     ├── ResourceExhausted     a queue or the disk is full, or a message is too large; `retry_after` says if it will pass
     ├── DeadlineExceeded      no answer within the timeout; a write may have happened all the same
     ├── Cancelled             the client was closed during the call
@@ -41,7 +42,7 @@ class LookwireError(Exception):
     `message` is for people; `code` and `reason` (upper case, such as "QUEUE_FULL"; the name of the code if the server
     gave none) are for programs, and `metadata` holds the variable parts of the message. `retry_after` is the number of
     seconds after which the server expects to take the call, None unless it said so. `acknowledged` is the number of
-    items that an upsert had written before it failed, 0 in any other call.
+    items that an upsert or an import had written before it failed, 0 in any other call.
     """
 
     def __init__(
@@ -82,6 +83,10 @@ class FailedPrecondition(LookwireError):
     """The request is well formed, the state of the server does not allow it."""
 
 
+class Conflict(LookwireError):
+    """An item does not have the sequence that the write is conditional on; `metadata` says which item, and what it has."""
+
+
 class ResourceExhausted(LookwireError):
     """A queue or the disk is full, or a message is too large; `retry_after` is None for what will not pass by itself."""
 
@@ -112,6 +117,7 @@ _CLASSES: dict[grpc.StatusCode, type[LookwireError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Conflict,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,

@@ -11,15 +11,21 @@ it, and so matches its negation. Comparisons bind weaker than `&` and `|` in Pyt
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from numbers import Integral, Real
 from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lookwire.v1 import filter_pb2 as pb
 
 Value: TypeAlias = str | bool | int | float
 """A value to compare a field with; numpy's scalars will do as well."""
+Bound: TypeAlias = float | datetime
+"""A bound of a numeric field, or, with a time zone, of a timestamp field."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +84,21 @@ class FieldName:
         """Matches an item whose field has another value, or none."""
         return none_of(self == value)
 
-    def __lt__(self, bound: float) -> Filter:
-        return self._range(lt=self._bound(bound))
+    def __lt__(self, bound: Bound) -> Filter:
+        return self._range(lt=bound)
 
-    def __le__(self, bound: float) -> Filter:
-        return self._range(lte=self._bound(bound))
+    def __le__(self, bound: Bound) -> Filter:
+        return self._range(lte=bound)
 
-    def __gt__(self, bound: float) -> Filter:
-        return self._range(gt=self._bound(bound))
+    def __gt__(self, bound: Bound) -> Filter:
+        return self._range(gt=bound)
 
-    def __ge__(self, bound: float) -> Filter:
-        return self._range(gte=self._bound(bound))
+    def __ge__(self, bound: Bound) -> Filter:
+        return self._range(gte=bound)
 
-    def between(self, low: float, high: float) -> Filter:
-        """Matches an item whose numeric field lies in [low, high]."""
-        return self._range(gte=self._bound(low), lte=self._bound(high))
+    def between(self, low: Bound, high: Bound) -> Filter:
+        """Matches an item whose numeric field, or timestamp field for two datetimes, lies in [low, high]."""
+        return self._range(gte=low, lte=high)
 
     def is_in(self, values: Iterable[Value]) -> Filter:
         """Matches an item whose field has one of `values`, at most 10,000; no item if there are none."""
@@ -123,8 +129,13 @@ class FieldName:
         condition = pb.GeoBoxCondition(field=self.name, south_west=corners[0], north_east=corners[1])
         return Filter(pb.Filter(geo_box=condition))
 
-    def _range(self, **bounds: float) -> Filter:
-        return Filter(pb.Filter(range=pb.RangeCondition(field=self.name, **bounds)))
+    def _range(self, **bounds: Bound) -> Filter:
+        """The range of numbers or of times. Raises TypeError and ValueError as `_bound` and `_time` do."""
+        if any(isinstance(bound, datetime) for bound in bounds.values()):
+            times = {side: self._time(bound) for side, bound in bounds.items()}
+            return Filter(pb.Filter(time_range=pb.TimeRangeCondition(field=self.name, **times)))
+        numbers = {side: self._bound(bound) for side, bound in bounds.items()}
+        return Filter(pb.Filter(range=pb.RangeCondition(field=self.name, **numbers)))
 
     def _value(self, value: object) -> pb.FieldValue:
         match value:
@@ -138,6 +149,8 @@ class FieldName:
                 return pb.FieldValue(int64_value=int(value))
             case Real():
                 return pb.FieldValue(double_value=self._bound(value))
+            case datetime():
+                raise TypeError(f"field {self.name!r} compares with a datetime by <, <=, >, >= and between() only")
         raise TypeError(f"field {self.name!r} compares with a string, a number or a bool, not {type(value).__name__}")
 
     def _bound(self, value: object) -> float:
@@ -151,6 +164,16 @@ class FieldName:
         if not math.isfinite(number) or number != value:
             raise ValueError(f"{value} for field {self.name!r} is not a finite 64-bit floating-point number")
         return number
+
+    def _time(self, value: object) -> Timestamp:
+        """Raises TypeError for no datetime, ValueError for one without a time zone or before the year 1 of UTC, or after 9999."""
+        if not isinstance(value, datetime):
+            raise TypeError(f"field {self.name!r} needs datetimes on both sides, not {type(value).__name__}")
+        if value.utcoffset() is None:
+            raise ValueError(f"{value} for field {self.name!r} has no time zone")
+        message = Timestamp()
+        message.FromMicroseconds((value - _EPOCH) // timedelta(microseconds=1))
+        return message
 
     def _point(self, point: tuple[float, float]) -> pb.GeoPoint:
         latitude, longitude = point

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookwire.filters import Filter
 from lookwire.images import image_bytes
 from lookwire.types import Image, VectorLike
 from lookwire.v1 import search_service_pb2 as pb
@@ -57,6 +58,70 @@ class Query:
         if isinstance(liked, str) or isinstance(disliked, str):
             raise TypeError("liked and disliked are lists of item ids, not one string")
         return cls(pb.Query(recommend=pb.RecommendQuery(liked_ids=liked, disliked_ids=disliked)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """A search for words beside that for vectors: the hits are those with the largest sum of weight / (60 + rank) over both.
+
+    An item with a text or string field equal to the words, but for case and spaces, comes before all others. `words` are 1 to
+    1,024 characters, or None for the text of the query. `fields` are the text fields to look in, none for all. The weights
+    are 0 or more, one of them above 0.
+    """
+
+    words: str | None = None
+    fields: Sequence[str] = ()
+    vector_weight: float = 1.0
+    word_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """Hits that differ: each is the candidate of the largest (1 - weight) x score - weight x largest cosine with those before.
+
+    `weight` is in [0, 1]; 0 changes nothing. `candidates` is how many of the nearest items to choose from, at most 1,000; 0 means
+    four times `top_k`.
+    """
+
+    weight: float
+    candidates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBy:
+    """The best `size` hits of each value of a string, int64 or bool field; `top_k` then counts values.
+
+    Items without a value are left out. `size` times `top_k` is at most 1,000.
+    """
+
+    field: str
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Search:
+    """One of the searches of `Client.batch_search`; the fields are the arguments of `Client.search`."""
+
+    text: str | None = None
+    image: Image | None = None
+    vector: VectorLike | None = None
+    item_id: str | None = None
+    query: Query | None = None
+    filter: Filter | None = None
+    top_k: int = 10
+    score_threshold: float | None = None
+    calibrated_threshold: float | None = None
+    include_calibrated_scores: bool = False
+    hybrid: Hybrid | None = None
+    diversity: Diversity | None = None
+    group_by: GroupBy | None = None
+    collapse_cosine: float | None = None
+    ids_only: bool = False
+    payload_fields: Sequence[str] = ()
+    include_vectors: bool = False
+    exact: bool = False
+    explain: bool = False
+    min_sequence: int | None = None
 
 
 def query_message(query: Query) -> pb.Query:

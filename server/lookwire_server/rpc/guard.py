@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,7 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import Histogram
 
-from lookwire_server.errors import LookwireError, Overloaded, QueueFull
+from lookwire_server.errors import LookwireError, Overloaded, QueueFull, Unavailable
 from lookwire_server.metrics import Metrics
 
 log = structlog.get_logger()
@@ -30,6 +31,7 @@ V2 = "/inference."
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+StreamBehaviour = Callable[[Any, Context], AsyncGenerator[Any, None]]
 
 
 def to_status(error: LookwireError) -> status_pb2.Status:
@@ -77,13 +79,17 @@ def cancelled_code(remaining: float | None) -> str:
 
 
 class Guard:
-    """Wraps unary methods: an expected error becomes its status, any other INTERNAL with a fixed text; each call is timed."""
+    """Wraps methods that take one request: an expected error becomes its status, any other INTERNAL with a fixed text; each call
+    is timed.
+    """
 
     def __init__(self, metrics: Metrics, max_inflight_bytes: int) -> None:
         self._metrics = metrics
         self._max_inflight_bytes = max_inflight_bytes
         self._inflight_bytes = 0
         self._inflight_calls = 0
+        self._streams: set[asyncio.Task[None]] = set()
+        self._stopping = False
         metrics.rpcs_in_flight.set_function(lambda: self._inflight_calls)
 
     def __call__(self, method: str, behaviour: Behaviour) -> Callable[[tuple[Any, int], Context], Awaitable[Any]]:
@@ -129,6 +135,43 @@ class Guard:
 
         return answer
 
+    def streamed(self, method: str, behaviour: StreamBehaviour) -> Callable[[tuple[Any, int], Context], Awaitable[Any]]:
+        """The method of that full name, which yields replies, guarded likewise."""
+
+        async def send(request: Any, context: Context) -> None:
+            if self._stopping:
+                raise Unavailable("the server is stopping")
+            sending = asyncio.create_task(_send(behaviour(request, context), context))
+            self._streams.add(sending)
+            try:
+                await sending
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the caller went away
+                raise Unavailable("the server is stopping") from None
+            finally:
+                self._streams.discard(sending)
+
+        return self(method, send)
+
+    def end_streams(self) -> None:
+        """Ends every stream of replies with UNAVAILABLE, and those that come later; for a server that stops."""
+        self._stopping = True
+        for sending in self._streams:
+            sending.cancel()
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Counts a message of a stream that a client sends while the block runs; raises Overloaded if it does not fit."""
+        self._inflight_bytes += size
+        try:
+            if self._inflight_bytes > self._max_inflight_bytes:
+                self._check_load(size)
+            yield
+        finally:
+            self._inflight_bytes -= size
+
     def _check_load(self, size: int) -> None:
         """Refuses a request of `size` bytes, already counted, that does not fit beside those in flight."""
         others = self._inflight_bytes - size
@@ -138,6 +181,12 @@ class Guard:
                 bytes=others,
                 limit=self._max_inflight_bytes,
             )
+
+
+async def _send(replies: AsyncGenerator[Any, None], context: Context) -> None:
+    async with aclosing(replies):
+        async for reply in replies:
+            await context.write(reply)
 
 
 class Seconds(dict[str, Histogram]):

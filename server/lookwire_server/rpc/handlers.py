@@ -1,7 +1,7 @@
 """The methods of the services that a server answers."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -11,8 +11,6 @@ from google.protobuf.message_factory import GetMessageClass
 from lookwire_server.errors import InvalidArgument
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-# Wraps the unary method of that full name, e.g. "/lookwire.v1.EncoderService/Embed". What it makes takes a Received.
-Guard = Callable[[str, Any], Any]
 # A request's message, or the error that its bytes are none, with their number: protobuf would write a whole message anew to
 # tell its size.
 Received: TypeAlias = "tuple[Any, int]"
@@ -23,6 +21,16 @@ MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+class Guard(Protocol):
+    """Wraps the method of a full name, e.g. "/lookwire.v1.EncoderService/Embed". What it makes takes a Received."""
+
+    def __call__(self, method: str, behaviour: Any) -> Any:
+        """One that returns its reply."""
+
+    def streamed(self, method: str, behaviour: Any) -> Any:
+        """One that yields its replies."""
 
 
 class Handlers(grpc.GenericRpcHandler):
@@ -36,13 +44,13 @@ class Handlers(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {}
 
     def add(self, service: ServiceDescriptor, servicer: object, guard: Guard | None = None) -> None:
-        """Adds the methods of a service; with `guard`, which wraps the unary ones, each request is a Received."""
+        """Adds the methods of a service; with `guard`, which wraps those that take one request, each request is a Received."""
         for method in service.methods:
             name = f"/{service.full_name}/{method.name}"
             behaviour = getattr(servicer, method.name)
             kind = GetMessageClass(method.input_type)
-            if guard and not (method.client_streaming or method.server_streaming):
-                behaviour = guard(name, behaviour)
+            if guard and not method.client_streaming:
+                behaviour = (guard.streamed if method.server_streaming else guard)(name, behaviour)
             parse: Callable[[bytes], Any] = sized(kind) if guard else kind.FromString
             self._handlers[name] = handler(method, behaviour, parse)
 

@@ -1,22 +1,28 @@
 """ItemService."""
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterable
 from typing import Any
 
 import grpc
-import numpy as np
 
 from lookwire.v1 import item_service_pb2 as pb
-from lookwire.v1 import item_service_pb2_grpc
-from lookwire_server.encoding.encoder import Times
+from lookwire.v1 import item_service_pb2_grpc, stage_times_pb2
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import InvalidArgument
-from lookwire_server.models.model import Lane
 from lookwire_server.rpc import convert, filters
+from lookwire_server.rpc.handlers import Received
+from lookwire_server.rpc.imports import Imports
+from lookwire_server.rpc.item_vectors import item_vectors, new_item
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
-from lookwire_server.search.items import NewItem, StoredItem
+from lookwire_server.search.item_writes import Written
+from lookwire_server.search.items import PayloadUpdate, StoredItem
+from lookwire_server.search.merge_patch import MergePatch
+from lookwire_server.search.store.requests import Request
+
+DEFAULT_FACET_VALUES = 10
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,62 +30,44 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
     """Writes and reads items."""
 
-    def __init__(self, collections: Collections, encoders: Encoders) -> None:
+    def __init__(self, collections: Collections, encoders: Encoders, imports: Imports) -> None:
         self._collections = collections
         self._encoders = encoders
+        self._imports = imports
 
     async def UpsertItems(self, request: pb.UpsertItemsRequest, context: Context) -> pb.UpsertItemsResponse:
         started = time.monotonic()
         collection = self._collections.get(request.collection)
-        items = collection.check(
-            [NewItem(item.id, item.payload) for item in request.items]
-        )  # before anything is spent on encoding
-        vectors, times = await self._vectors(collection, request.items, convert.deadline(context))
+        once = repeatable(request)
+        if once and (before := await collection.written_before(once)):
+            return upserted(collection, before, convert.stage_times(started))
+        keeps = collection.row.keeps_sources
+        # Before anything is spent on encoding.
+        items = collection.check([new_item(item, keeps_source=keeps) for item in request.items])
+        made = await item_vectors(collection, self._encoders, list(enumerate(request.items)), convert.deadline(context))
+        for _, error in sorted(made.errors.items()):
+            raise error
         encoded = time.monotonic()
-        written = await collection.upsert(items, vectors)
-        return pb.UpsertItemsResponse(
-            sequence=written.sequence,
-            inserted_count=written.inserted,
-            replaced_count=written.replaced,
-            fingerprint=collection.fingerprint,
-            times=convert.stage_times(
-                started,
-                decode=times.decode,
-                tokenise=times.tokenise,
-                queue=times.queue,
-                infer=times.infer,
-                write=time.monotonic() - encoded,
-            ),
+        written = await collection.upsert(items, made.rows, once)
+        times = convert.stage_times(
+            started,
+            decode=made.times.decode,
+            tokenise=made.times.tokenise,
+            queue=made.times.queue,
+            infer=made.times.infer,
+            write=time.monotonic() - encoded,
         )
+        return upserted(collection, written, times)
 
-    async def _vectors(
-        self, collection: Collection, items: Sequence[pb.Item], deadline: float | None
-    ) -> tuple[convert.Vectors, Times]:
-        """A normalised vector for each item: given, or made by the collection's encoder in the bulk lane."""
-        vectors = np.empty((len(items), collection.dimension), np.float32)
-        sources: dict[int, str | bytes] = {}
-        for index, item in enumerate(items):
-            match item.WhichOneof("source"):
-                case "vector":
-                    field = f"items[{index}].vector"
-                    vectors[index] = collection.normalised(convert.vector(item.vector, field), field)
-                case "text":
-                    sources[index] = item.text
-                case "image":
-                    sources[index] = item.image
-                case _:
-                    raise InvalidArgument("set text, image or vector", field=f"items[{index}]")
-        if not sources:
-            return vectors, Times()
-        encoder = self._encoders.of_fingerprint(collection.encoder, collection.fingerprint)
-        embedded = await encoder.embed(list(sources.values()), lane=Lane.BULK, deadline=deadline)
-        positions = list(sources)
-        for position, error in sorted(embedded.errors.items()):
-            index = positions[position]
-            kind = "text" if isinstance(sources[index], str) else "image"
-            raise error.at(f"items[{index}].{kind}")
-        vectors[positions] = embedded.vectors
-        return vectors, embedded.times
+    async def UpdatePayloads(self, request: pb.UpdatePayloadsRequest, context: Context) -> pb.UpdatePayloadsResponse:
+        collection = self._collections.get(request.collection)
+        updates = [payload_update(update, f"updates[{index}]") for index, update in enumerate(request.updates)]
+        return pb.UpdatePayloadsResponse(sequence=await collection.update_payloads(updates))
+
+    async def ImportItems(  # type: ignore[override]  # the stubs know no method that writes its replies itself
+        self, requests: AsyncIterable[Received], context: Context
+    ) -> None:
+        await self._imports.serve(requests, context)
 
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         member = convert.vector_format(request.vector_format)
@@ -92,7 +80,13 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         )
 
     async def DeleteItems(self, request: pb.DeleteItemsRequest, context: Context) -> pb.DeleteItemsResponse:
-        deleted = await self._collections.get(request.collection).delete_items(list(request.ids))
+        collection = self._collections.get(request.collection)
+        if not request.HasField("filter"):
+            deleted = await collection.delete_items(list(request.ids))
+        elif request.ids:
+            raise InvalidArgument("give ids or a filter, not both", field="filter")
+        else:
+            deleted = await collection.delete_matching(filters.from_message(request.filter))
         return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.count)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
@@ -105,6 +99,59 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         collection = self._collections.get(request.collection)
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
         return pb.CountItemsResponse(count=await collection.count(selected))
+
+    async def FacetItems(self, request: pb.FacetItemsRequest, context: Context) -> pb.FacetItemsResponse:
+        collection = self._collections.get(request.collection)
+        selected = filters.from_message(request.filter) if request.HasField("filter") else None
+        found = await collection.facets(list(request.fields), selected, limit=request.limit or DEFAULT_FACET_VALUES)
+        return pb.FacetItemsResponse(
+            facets=[
+                pb.Facet(
+                    field=facet.field,
+                    values=map(filters.value_message, facet.values),
+                    counts=facet.counts,
+                    value_count=facet.value_count,
+                    missing_count=facet.missing_count,
+                )
+                for facet in found.facets
+            ],
+            match_count=found.match_count,
+        )
+
+
+def repeatable(request: pb.UpsertItemsRequest) -> Request | None:
+    """The identity of a request with an idempotency key: of its items, under whatever name it finds the collection."""
+    if not request.idempotency_key:
+        return None
+    digest = hashlib.sha256()
+    for item in request.items:
+        data = item.SerializeToString(deterministic=True)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return Request(request.idempotency_key, digest.digest())
+
+
+def payload_update(message: pb.PayloadUpdate, path: str) -> PayloadUpdate:
+    """The update of a message."""
+    match message.WhichOneof("change"):
+        case "replacement":
+            change: bytes | MergePatch = message.replacement
+        case "merge_patch":
+            change = MergePatch(message.merge_patch, f"{path}.merge_patch")
+        case _:
+            raise InvalidArgument("set replacement or merge_patch", field=path)
+    return PayloadUpdate(message.id, change, message.if_sequence if message.HasField("if_sequence") else None)
+
+
+def upserted(collection: Collection, written: Written, times: stage_times_pb2.StageTimes) -> pb.UpsertItemsResponse:
+    """The reply to an upsert."""
+    return pb.UpsertItemsResponse(
+        sequence=written.sequence,
+        inserted_count=written.inserted,
+        replaced_count=written.replaced,
+        fingerprint=collection.row.fingerprint,
+        times=times,
+    )
 
 
 def stored(item: StoredItem) -> pb.StoredItem:

@@ -11,6 +11,7 @@ from lookwire.v1 import (
     encoder_service_pb2,
     item_service_pb2,
     search_service_pb2,
+    snapshot_service_pb2,
 )
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import Unavailable
@@ -20,10 +21,12 @@ from lookwire_server.rpc.encoders import EncoderServicer
 from lookwire_server.rpc.guard import Guard
 from lookwire_server.rpc.handlers import Handlers
 from lookwire_server.rpc.health import HealthServicer
+from lookwire_server.rpc.imports import Imports
 from lookwire_server.rpc.items import ItemServicer
 from lookwire_server.rpc.reflection import ReflectionServicer
 from lookwire_server.rpc.restricted import RestrictedProtocols
 from lookwire_server.rpc.search import SearchServicer
+from lookwire_server.rpc.snapshots import SnapshotServicer
 from lookwire_server.rpc.tls import Certificates
 from lookwire_server.rpc.v2.servicer import InferenceServicer
 from lookwire_server.search.collections import Collections
@@ -34,6 +37,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"],
     item_service_pb2.DESCRIPTOR.services_by_name["ItemService"],
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+    snapshot_service_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
     service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
 )
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -60,13 +64,15 @@ class Server:
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
             options=options(settings),
         )
-        guard = Guard(metrics, settings.max_inflight_bytes)
+        self._guard = guard = Guard(metrics, settings.max_inflight_bytes)
+        self._imports = Imports(collections, encoders, guard)
         handlers = Handlers()
         servicers = (
             EncoderServicer(encoders),
             CollectionServicer(collections, encoders),
-            ItemServicer(collections, encoders),
+            ItemServicer(collections, encoders, self._imports),
             SearchServicer(collections, encoders),
+            SnapshotServicer(collections.snapshots),
             inference,
         )
         for service, servicer in zip(SERVICES, servicers, strict=True):
@@ -98,6 +104,8 @@ class Server:
         """Refuses new requests, waits for those in flight, at most `timeout` seconds."""
         self._health.end_watches()
         self._inference.end_streams()
+        self._guard.end_streams()
+        self._imports.stop()
         self._reflection.end_streams()
         await self._server.stop(timeout)
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lookwire.calls.call import Call, Page
 from lookwire.errors import FieldViolation, LookwireError
 from lookwire.filters import Filter, filter_message
 from lookwire.images import image_bytes
-from lookwire.types import Deleted, Item, StoredItem, Upserted
+from lookwire.types import Deleted, Facet, Facets, Item, PayloadUpdate, StoredItem, Upserted
 from lookwire.v1 import item_service_pb2 as pb
 from lookwire.vectors import matrix_array, vector_message
 
@@ -21,14 +21,19 @@ CHUNK_BYTES = 4 * 1024 * 1024
 _ITEM_INDEX = re.compile(r"\bitems\[(\d+)\]")
 
 
-def upsert(collection: str, items: Iterable[Item]) -> Iterator[Call[Upserted]]:
-    """Yields calls that write the items chunk by chunk; reads `items` no further than the chunk."""
+def upsert(collection: str, items: Iterable[Item], idempotency_key: str) -> Iterator[Call[Upserted]]:
+    """Yields calls that write the items chunk by chunk; reads `items` no further than the chunk.
+
+    Chunks after the first have the key with their number appended, if there is a key.
+    """
 
     def parse(response: pb.UpsertItemsResponse) -> Upserted:
         return Upserted(response.sequence, response.inserted_count, response.replaced_count)
 
-    for chunk in _chunks(items):
-        yield Call("UpsertItems", pb.UpsertItemsRequest(collection=collection, items=chunk), parse)
+    for number, chunk in enumerate(chunks(items, CHUNK_ITEMS)):
+        key = f"{idempotency_key}/{number}" if idempotency_key and number else idempotency_key
+        request = pb.UpsertItemsRequest(collection=collection, items=chunk, idempotency_key=key)
+        yield Call("UpsertItems", request, parse)
 
 
 def added(total: Upserted, chunk: Upserted) -> Upserted:
@@ -62,13 +67,26 @@ def get_items(collection: str, ids: Sequence[str], *, include_vectors: bool) -> 
     return Call("GetItems", request, parse)
 
 
-def delete_items(collection: str, ids: Sequence[str]) -> Call[Deleted]:
-    """Asks for the removal of items."""
+def update_payloads(collection: str, updates: Iterable[PayloadUpdate]) -> Call[int]:
+    """Asks for changes of payloads."""
+
+    def parse(response: pb.UpdatePayloadsResponse) -> int:
+        return response.sequence
+
+    request = pb.UpdatePayloadsRequest(collection=collection, updates=map(_update, updates))
+    return Call("UpdatePayloads", request, parse)
+
+
+def delete_items(collection: str, ids: Sequence[str], filter: Filter | None) -> Call[Deleted]:
+    """Asks for the removal of items. Raises ValueError for both ids and a filter, or neither."""
+    if bool(ids) == (filter is not None):
+        raise ValueError("items to delete are given by ids or by a filter")
 
     def parse(response: pb.DeleteItemsResponse) -> Deleted:
         return Deleted(response.sequence, response.deleted_count)
 
-    return Call("DeleteItems", pb.DeleteItemsRequest(collection=collection, ids=_ids(ids)), parse)
+    request = pb.DeleteItemsRequest(collection=collection, ids=_ids(ids), filter=filter_message(filter))
+    return Call("DeleteItems", request, parse)
 
 
 def list_items(collection: str, filter: Filter | None, page_token: str) -> Call[Page[StoredItem]]:
@@ -90,14 +108,31 @@ def count_items(collection: str, filter: Filter | None) -> Call[int]:
     return Call("CountItems", pb.CountItemsRequest(collection=collection, filter=filter_message(filter)), parse)
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[pb.Item]]:
-    """Yields lists of at most CHUNK_ITEMS items and CHUNK_BYTES; a larger item goes alone."""
+def facet_items(collection: str, fields: Sequence[str], filter: Filter | None, limit: int) -> Call[Facets]:
+    """Asks for the counts of items by value. Raises TypeError for fields that are one string."""
+    if isinstance(fields, str):
+        raise TypeError("fields are a list of names, not one string")
+
+    def parse(response: pb.FacetItemsResponse) -> Facets:
+        return Facets(response.match_count, {facet.field: _facet(facet) for facet in response.facets})
+
+    request = pb.FacetItemsRequest(collection=collection, fields=fields, filter=filter_message(filter), limit=limit)
+    return Call("FacetItems", request, parse)
+
+
+def _facet(message: pb.Facet) -> Facet:
+    values = (getattr(value, value.WhichOneof("kind") or "") for value in message.values)
+    return Facet(dict(zip(values, message.counts, strict=True)), message.value_count, message.missing_count)
+
+
+def chunks(items: Iterable[Item], count: int) -> Iterator[list[pb.Item]]:
+    """Yields lists of at most `count` items and CHUNK_BYTES; a larger item goes alone."""
     chunk: list[pb.Item] = []
     chunk_bytes = 0
     for item in items:
         message = _item(item)
         size = message.ByteSize()
-        if chunk and (len(chunk) == CHUNK_ITEMS or chunk_bytes + size > CHUNK_BYTES):
+        if chunk and (len(chunk) == count or chunk_bytes + size > CHUNK_BYTES):
             yield chunk
             chunk, chunk_bytes = [], 0
         chunk.append(message)
@@ -109,8 +144,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[pb.Item]]:
 def _item(item: Item) -> pb.Item:
     if not isinstance(item, Item):
         raise TypeError(f"an item to write is a lookwire.Item, not {type(item).__name__}")
-    payload = json.dumps(dict(item.payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    message = pb.Item(id=item.id, payload=payload)
+    message = pb.Item(id=item.id, payload=_json(item.payload), if_sequence=item.if_sequence)
     if item.text is not None:
         message.text = item.text
     if item.image is not None:
@@ -118,6 +152,21 @@ def _item(item: Item) -> pb.Item:
     if item.vector is not None:
         message.vector.CopyFrom(vector_message(item.vector))
     return message
+
+
+def _update(update: PayloadUpdate) -> pb.PayloadUpdate:
+    if not isinstance(update, PayloadUpdate):
+        raise TypeError(f"a change of a payload is a lookwire.PayloadUpdate, not {type(update).__name__}")
+    message = pb.PayloadUpdate(id=update.id, if_sequence=update.if_sequence)
+    if update.replacement is not None:
+        message.replacement = _json(update.replacement)
+    if update.merge_patch is not None:
+        message.merge_patch = _json(update.merge_patch)
+    return message
+
+
+def _json(members: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(members), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _stored(message: pb.StoredItem, vector: NDArray[np.float32] | None) -> StoredItem:
