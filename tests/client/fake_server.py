@@ -14,6 +14,7 @@ from lookwire.v1 import collection_service_pb2_grpc as collection
 from lookwire.v1 import encoder_service_pb2_grpc as encoder
 from lookwire.v1 import item_service_pb2_grpc as item
 from lookwire.v1 import search_service_pb2_grpc as search
+from lookwire.v1 import snapshot_service_pb2_grpc as snapshot
 
 
 class FakeServer(
@@ -21,6 +22,7 @@ class FakeServer(
     collection.CollectionServiceServicer,
     item.ItemServiceServicer,
     search.SearchServiceServicer,
+    snapshot.SnapshotServiceServicer,
 ):
     """Answers each request with the next of its replies; a `Status` as a failed call."""
 
@@ -36,6 +38,7 @@ class FakeServer(
         collection.add_CollectionServiceServicer_to_server(self, self.grpc)
         item.add_ItemServiceServicer_to_server(self, self.grpc)
         search.add_SearchServiceServicer_to_server(self, self.grpc)
+        snapshot.add_SnapshotServiceServicer_to_server(self, self.grpc)
         self.address = f"127.0.0.1:{self.grpc.add_insecure_port(f'127.0.0.1:{port}')}"
 
     def reply(self, *replies: Message) -> None:
@@ -53,7 +56,30 @@ class FakeServer(
             context.abort_with_status(rpc_status.to_status(reply))
         return reply
 
+    def _answer_all(self, request: Any, context: Any) -> Any:
+        """Answers one request with all replies that there are."""
+        self.requests.append(request)
+        self.seconds_left.append(context.time_remaining())
+        while self.replies:
+            reply = self.replies.popleft()
+            if isinstance(reply, Status):
+                context.abort_with_status(rpc_status.to_status(reply))
+            yield reply
+
+    def ImportItems(self, requests: Any, context: Any) -> Any:
+        """Answers each request of the stream with the next reply; a `Status` ends the stream, None leaves one unanswered."""
+        for request in requests:
+            self.requests.append(request)
+            reply = self.replies.popleft() if self.replies else None
+            if isinstance(reply, Status):
+                context.abort_with_status(rpc_status.to_status(reply))
+            if reply is not None:
+                yield reply
+
     ListEncoders = GetEncoder = Embed = Score = Classify = _answer
     CreateCollection = GetCollection = ListCollections = DeleteCollection = _answer
-    UpsertItems = GetItems = DeleteItems = ListItems = CountItems = _answer
-    Search = _answer
+    UpdateCollection = GetCollectionStatistics = SetAlias = DeleteAlias = _answer
+    ReembedCollection = _answer_all
+    UpsertItems = UpdatePayloads = GetItems = DeleteItems = ListItems = CountItems = FacetItems = _answer
+    Search = BatchSearch = _answer
+    CreateSnapshot = ListSnapshots = RestoreSnapshot = DeleteSnapshot = _answer

@@ -1,5 +1,8 @@
+from datetime import UTC, datetime, timedelta, timezone
+
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lookwire import Filter, all_of, any_of, field, ids, none_of
 from lookwire.v1 import filter_pb2 as pb
@@ -13,7 +16,14 @@ def between(**bounds: float) -> pb.Filter:
     return pb.Filter(range=pb.RangeCondition(field="x", **bounds))
 
 
+def during(**bounds: Timestamp) -> pb.Filter:
+    return pb.Filter(time_range=pb.TimeRangeCondition(field="x", **bounds))
+
+
 x = field("x")
+NOON = datetime(1970, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+NOON_MESSAGE = Timestamp(seconds=43_200, nanos=250_000_000)
+EVE = datetime(1969, 12, 31, 23, 0, tzinfo=timezone(timedelta(hours=-1)))
 A, B, C = equals("x", string_value="a"), equals("x", string_value="b"), equals("x", string_value="c")
 
 
@@ -49,6 +59,11 @@ A, B, C = equals("x", string_value="a"), equals("x", string_value="b"), equals("
             ),
         ),
         (x.is_in([]), pb.Filter(in_values=pb.InCondition(field="x"))),
+        (x < NOON, during(lt=NOON_MESSAGE)),
+        (x <= NOON, during(lte=NOON_MESSAGE)),
+        (x > NOON, during(gt=NOON_MESSAGE)),
+        (x >= EVE, during(gte=Timestamp())),
+        (x.between(EVE, NOON), during(gte=Timestamp(), lte=NOON_MESSAGE)),
         (x.startswith("re"), pb.Filter(prefix=pb.PrefixCondition(field="x", prefix="re"))),
         (x.exists(), pb.Filter(exists=pb.ExistsCondition(field="x"))),
         (
@@ -147,6 +162,18 @@ def test_integers_fit_64_bits() -> None:
     """A larger integer is refused."""
     with pytest.raises(ValueError, match="does not fit 64 bits"):
         x == 2**63  # noqa: B015
+
+
+def test_times_need_a_zone() -> None:
+    """A datetime that could be several moments, or that a server could not hold, is refused."""
+    with pytest.raises(ValueError, match="for field 'x' has no time zone"):
+        x > datetime(2026, 11, 21)  # noqa: B015
+    with pytest.raises(ValueError, match="not valid"):
+        x > datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))  # noqa: B015
+    with pytest.raises(TypeError, match="datetimes on both sides, not int"):
+        x.between(1, NOON)
+    with pytest.raises(TypeError, match="compares with a datetime by <"):
+        x == NOON  # noqa: B015
 
 
 def test_filters_have_no_truth() -> None:

@@ -6,11 +6,11 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.code_pb2 import INVALID_ARGUMENT
+from google.rpc.code_pb2 import ABORTED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
-from lookwire import Client, Deleted, Item, Upserted, errors, field
+from lookwire import Client, Deleted, Item, PayloadUpdate, Upserted, errors, field
 from lookwire.v1 import item_service_pb2 as pb
 from lookwire.v1.filter_pb2 import ExistsCondition, Filter
 from lookwire.v1.vector_pb2 import Matrix, Vector
@@ -224,3 +224,159 @@ def test_count_items(client: Client, server: FakeServer) -> None:
         pb.CountItemsRequest(collection="shop", filter=Filter(exists=ExistsCondition(field="price"))),
         pb.CountItemsRequest(collection="shop"),
     ]
+
+
+def test_delete_items_by_filter(client: Client, server: FakeServer) -> None:
+    """A filter goes out in the place of ids; both, or neither, never reach the server."""
+    server.reply(pb.DeleteItemsResponse(sequence=9, deleted_count=70))
+
+    assert client.delete_items("shop", filter=field("price").exists()) == Deleted(sequence=9, count=70)
+    for ids, filter in (([], None), (["a"], field("price").exists())):
+        with pytest.raises(ValueError, match="by ids or by a filter"):
+            client.delete_items("shop", ids, filter=filter)
+    assert server.requests == [
+        pb.DeleteItemsRequest(collection="shop", filter=Filter(exists=ExistsCondition(field="price")))
+    ]
+
+
+def test_conditions_and_keys_of_upserts(client: Client, server: FakeServer) -> None:
+    """A condition goes out with its item, 0 too; each chunk has a key of its own, the first the caller's."""
+    server.reply(written(1, 256), written(2, 1))
+    items = [Item("a", text="red", if_sequence=0), *(Item(f"{n}", text="red", if_sequence=7) for n in range(256))]
+
+    client.upsert("shop", items, idempotency_key="spring")
+
+    first, second = server.requests
+    assert isinstance(first, pb.UpsertItemsRequest)
+    assert isinstance(second, pb.UpsertItemsRequest)
+    assert (first.items[0].HasField("if_sequence"), first.items[0].if_sequence) == (True, 0)
+    assert first.items[1].if_sequence == 7
+    assert (first.idempotency_key, second.idempotency_key) == ("spring", "spring/1")
+
+
+def test_conflict(client: Client, server: FakeServer) -> None:
+    """ABORTED is a Conflict."""
+    server.reply(Status(code=ABORTED, message="item 'a' is at sequence 3"))
+
+    with pytest.raises(errors.Conflict, match="sequence 3"):
+        client.upsert("shop", [Item("a", text="red", if_sequence=2)])
+
+
+def test_update_payloads(client: Client, server: FakeServer) -> None:
+    """Replacements and patches go out as compact JSON; None in a patch is null."""
+    server.reply(pb.UpdatePayloadsResponse(sequence=5))
+
+    sequence = client.update_payloads(
+        "shop",
+        [
+            PayloadUpdate("a", replacement={}),
+            PayloadUpdate("b", merge_patch={"old": None, "n": {"x": 1}}, if_sequence=3),
+        ],
+    )
+
+    assert sequence == 5
+    updates = [
+        pb.PayloadUpdate(id="a", replacement=b"{}"),
+        pb.PayloadUpdate(id="b", merge_patch=b'{"old":null,"n":{"x":1}}', if_sequence=3),
+    ]
+    assert server.requests == [pb.UpdatePayloadsRequest(collection="shop", updates=updates)]
+    with pytest.raises(ValueError, match="exactly one of replacement and merge_patch"):
+        PayloadUpdate("a")
+    with pytest.raises(ValueError, match="exactly one of replacement and merge_patch"):
+        PayloadUpdate("a", replacement={}, merge_patch={})
+    with pytest.raises(TypeError, match=r"lookwire\.PayloadUpdate, not dict"):
+        client.update_payloads("shop", [{"id": "a"}])  # type: ignore[list-item]
+
+
+def acknowledged(chunk: int, inserted: int, *errors: tuple[str, Status]) -> pb.ImportItemsResponse:
+    return pb.ImportItemsResponse(
+        chunk=chunk,
+        sequence=chunk + 1,
+        inserted_count=inserted,
+        errors=[pb.ItemError(id=id, status=status) for id, status in errors],
+    )
+
+
+def sent_chunks(server: FakeServer) -> list[int]:
+    return [request.chunk for request in server.requests if isinstance(request, pb.ImportItemsRequest)]
+
+
+def test_import_in_chunks(client: Client, server: FakeServer, tmp_path: Path) -> None:
+    """Counts add up, errors are by id, and progress counts what was written or refused."""
+    (tmp_path / "a.png").write_bytes(b"from file")
+    server.reply(acknowledged(0, 2), acknowledged(1, 1, ("2", Status(code=ABORTED, message="no"))), acknowledged(2, 1))
+    progress: list[int] = []
+
+    imported = client.import_items(
+        "shop", (Item(f"{n}", image=tmp_path / "a.png") for n in range(5)), chunk_size=2, progress=progress.append
+    )
+
+    assert (imported.sequence, imported.inserted, imported.replaced, imported.failed) == (3, 4, 0, 1)
+    assert isinstance(imported.errors["2"], errors.Conflict)
+    assert progress == [2, 4, 5]
+    first = server.requests[0]
+    assert isinstance(first, pb.ImportItemsRequest)
+    assert first.collection == "shop"
+    assert [(item.id, item.image) for item in first.items] == [("0", b"from file"), ("1", b"from file")]
+    assert sent_chunks(server) == [0, 1, 2]
+
+
+def test_import_goes_on_from_the_last_acknowledged_chunk(client: Client, server: FakeServer) -> None:
+    """After UNAVAILABLE exactly the chunks without acknowledgement are sent again, before the rest."""
+    server.reply(acknowledged(0, 1), acknowledged(1, 1), Status(code=UNAVAILABLE, message="stopping"))
+    server.reply(*(acknowledged(chunk, 1) for chunk in range(2, 30)))
+
+    imported = client.import_items("shop", (Item(f"{n}", text="red") for n in range(30)), chunk_size=1)
+
+    assert imported.count == 30
+    assert sent_chunks(server) == [0, 1, 2, *range(2, 30)]
+
+
+def test_import_reads_ahead_only_so_far(client: Client, server: FakeServer) -> None:
+    """Without acknowledgements at most eight chunks are read and sent; after the timeout the import fails and says so."""
+    server.reply(acknowledged(0, 2))
+    read = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal read
+        for read in range(1, 101):
+            yield Item(f"{read}", text="red")
+
+    with pytest.raises(errors.DeadlineExceeded, match="no chunk of the import was acknowledged") as caught:
+        client.import_items("shop", items(), chunk_size=2, timeout=0.5)
+
+    assert caught.value.acknowledged == 2
+    assert sent_chunks(server) == list(range(9))
+    assert read == 2 * 9 + 1  # one more, to know that the last chunk is full
+
+
+def test_import_ends_with_other_errors(client: Client, server: FakeServer) -> None:
+    """An error that will not pass is raised at once; an error of the caller's own generator too."""
+    deleted = Status(code=NOT_FOUND, message="the collection was deleted")
+    server.reply(acknowledged(0, 1), deleted, deleted)
+    with pytest.raises(errors.NotFound, match="was deleted") as caught:
+        client.import_items("shop", (Item(f"{n}", text="red") for n in range(30)), chunk_size=1)
+    assert caught.value.acknowledged == 1
+
+    def broken() -> Iterator[Item]:
+        yield Item("a", text="red")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.import_items("shop", broken(), chunk_size=1)
+    with pytest.raises(ValueError, match="1 to 1024 items, not 0"):
+        client.import_items("shop", [], chunk_size=0)
+
+
+def test_import_without_a_server(server: FakeServer) -> None:
+    """An import that finds nobody tries until its timeout, and fails with the reason."""
+    server.grpc.stop(grace=None).wait()
+
+    with Client(server.address) as client, pytest.raises(errors.Unavailable):
+        client.import_items("shop", [Item("a", text="red")], timeout=4.0)
+
+
+def test_import_of_nothing(client: Client, server: FakeServer) -> None:
+    """No items are no request."""
+    assert client.import_items("shop", []).count == 0
+    assert server.requests == []

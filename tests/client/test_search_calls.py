@@ -3,10 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 
-from lookwire import Client, Plan, Query, field
+from lookwire import Client, Diversity, GroupBy, Hybrid, Legs, Plan, Query, Search, errors, field
 from lookwire.v1 import search_service_pb2 as pb
-from lookwire.v1.filter_pb2 import ExistsCondition, Filter
+from lookwire.v1.filter_pb2 import ExistsCondition, FieldValue, Filter
 from lookwire.v1.stage_times_pb2 import StageTimes
 from lookwire.v1.vector_pb2 import Matrix, Vector
 from tests.client.fake_server import FakeServer
@@ -23,7 +25,29 @@ def test_search_with_every_option(client: Client, server: FakeServer) -> None:
             scores=[0.75, 0.5],
             payloads=[b'{"price": 3}', b"{}"],
             vectors=Matrix(f32=rows.tobytes(), rows=2, dimension=2),
-            plan=pb.Plan(method=pb.Plan.METHOD_GATHER, item_count=100, match_count=7),
+            plan=pb.Plan(
+                method=pb.Plan.METHOD_IVF,
+                item_count=100,
+                match_count=7,
+                generation=3,
+                indexed_count=90,
+                cells=40,
+                probes=4,
+                ef_search=5,
+                candidate_count=18,
+                measured_recall=0.75,
+                batch_size=6,
+                reason="so it is",
+            ),
+            calibrated_scores=[0.5, 0.25],
+            legs=pb.HybridLegs(
+                vector_ranks=[1, 2],
+                word_ranks=[3, 0],
+                word_scores=[1.5, 0],
+                fused_scores=[1.5, 0.5],
+                equal=[True, False],
+            ),
+            group_values=[FieldValue(bool_value=True), FieldValue(int64_value=7)],
             sequence=12,
             fingerprint="ab" * 16,
             times=StageTimes(search_us=5, total_us=20),
@@ -38,6 +62,15 @@ def test_search_with_every_option(client: Client, server: FakeServer) -> None:
         score_threshold=0.0,
         include_vectors=True,
         min_sequence=0,
+        calibrated_threshold=0.0,
+        include_calibrated_scores=True,
+        hybrid=Hybrid("shoe", ["title"], vector_weight=0, word_weight=2),
+        diversity=Diversity(0.5, 20),
+        group_by=GroupBy("product", 2),
+        collapse_cosine=0.5,
+        payload_fields=["price"],
+        exact=True,
+        explain=True,
     )
 
     assert server.requests == [
@@ -49,11 +82,23 @@ def test_search_with_every_option(client: Client, server: FakeServer) -> None:
             score_threshold=0.0,
             include_vectors=True,
             min_sequence=0,
+            calibrated_threshold=0.0,
+            include_calibrated_scores=True,
+            hybrid=pb.Hybrid(words="shoe", fields=["title"], vector_weight=0, word_weight=2),
+            diversity=pb.Diversity(weight=0.5, candidates=20),
+            group_by=pb.GroupBy(field="product", group_size=2),
+            collapse_cosine=0.5,
+            payload_fields=["price"],
+            exact=True,
+            explain=True,
         )
     ]
     assert [(hit.id, hit.score, hit.payload) for hit in result.hits] == [("a", 0.75, {"price": 3}), ("b", 0.5, {})]
     np.testing.assert_array_equal([hit.vector for hit in result.hits], rows)
-    assert result.plan == Plan(method="gather", item_count=100, match_count=7)
+    assert [hit.calibrated_score for hit in result.hits] == [0.5, 0.25]
+    assert [hit.legs for hit in result.hits] == [Legs(1, 3, 1.5, 1.5, True), Legs(2, 0, 0, 0.5, False)]
+    assert [hit.group_value for hit in result.hits] == [True, 7]
+    assert result.plan == Plan("ivf", 100, 7, 3, 90, 40, 4, 5, 18, 0.75, 6, "so it is")
     assert (result.sequence, result.fingerprint) == (12, "ab" * 16)
     assert (result.times.search_us, result.times.total_us) == (5, 20)
 
@@ -65,7 +110,8 @@ def test_search_with_no_option(client: Client, server: FakeServer) -> None:
     result = client.search("shop", text="red")
 
     assert server.requests == [pb.SearchRequest(collection="shop", query=pb.Query(text="red"), top_k=10)]
-    assert result.hits[0].vector is None
+    hit = result.hits[0]
+    assert (hit.vector, hit.calibrated_score, hit.legs, hit.group_value) == (None, None, None, None)
 
 
 def test_search_for_ids_only(client: Client, server: FakeServer) -> None:
@@ -156,5 +202,67 @@ def test_search_refuses_what_cannot_be_sent(client: Client, server: FakeServer) 
         client.search("shop", text="red", filter="price" == 3)  # type: ignore[arg-type, comparison-overlap]
     with pytest.raises(TypeError, match="not one string"):
         Query.recommend(liked="abc")
+    with pytest.raises(ValueError, match="size of a group is at least 1, not 0"):
+        client.search("shop", text="red", group_by=GroupBy("product", 0))
+    with pytest.raises(ValueError, match="words of a hybrid search are empty"):
+        client.search("shop", text="red", hybrid=Hybrid(""))
+    with pytest.raises(TypeError, match="fields of a hybrid search are a list"):
+        client.search("shop", text="red", hybrid=Hybrid(fields="title"))
+    with pytest.raises(TypeError, match="payload_fields are a list"):
+        client.search("shop", text="red", payload_fields="title")
+    with pytest.raises(ValueError, match="give searches"):
+        client.batch_search("shop", [])
+    with pytest.raises(TypeError, match=r"lookwire\.Search, not str"):
+        client.batch_search("shop", ["red"])  # type: ignore[list-item]
 
     assert server.requests == []
+
+
+def test_hybrid_with_the_text_of_the_query(client: Client, server: FakeServer) -> None:
+    """Without words of its own a hybrid search leaves them to the server, and both weights are 1."""
+    server.reply(pb.SearchResponse())
+
+    client.search("shop", text="red", hybrid=Hybrid())
+
+    hybrid = pb.Hybrid(vector_weight=1, word_weight=1)
+    assert server.requests == [pb.SearchRequest(collection="shop", query=pb.Query(text="red"), top_k=10, hybrid=hybrid)]
+
+
+FAILED = pb.BatchSearchResult(error=Status(code=3, message="query.text: too long"))
+FAILED.error.details.add().Pack(
+    BadRequest(field_violations=[BadRequest.FieldViolation(field="query.text", description="too long")])
+)
+FOUND = pb.BatchSearchResult(response=pb.SearchResponse(ids=["a"], scores=[0.5], payloads=[b"{}"]))
+
+
+def test_batch_search(client: Client, server: FakeServer) -> None:
+    """Searches go together, and their results come in order."""
+    server.reply(pb.BatchSearchResponse(results=[FOUND, FOUND]))
+
+    batch = client.batch_search("shop", [Search(text="red", top_k=3), Search(item_id="a", ids_only=True)])
+
+    assert server.requests == [
+        pb.BatchSearchRequest(
+            requests=[
+                pb.SearchRequest(collection="shop", query=pb.Query(text="red"), top_k=3),
+                pb.SearchRequest(collection="shop", query=pb.Query(item_id="a"), top_k=10, ids_only=True),
+            ]
+        )
+    ]
+    assert [result.hits[0].id for result in batch.results if result is not None] == ["a", "a"]
+    assert batch.errors == {}
+
+
+def test_failed_search_of_a_batch(client: Client, server: FakeServer) -> None:
+    """The first error is raised with the index of its search; with `partial` the others are answered."""
+    server.reply(*[pb.BatchSearchResponse(results=[FOUND, FAILED])] * 2)
+    searches = [Search(text="red"), Search(text="blue")]
+
+    with pytest.raises(errors.InvalidArgument, match=r"^searches\[1\]: query.text: too long") as failure:
+        client.batch_search("shop", searches)
+    batch = client.batch_search("shop", searches, partial=True)
+
+    assert failure.value.violations[0].field == "searches[1].query.text"
+    assert batch.results[0] is not None
+    assert batch.results[1] is None
+    assert isinstance(batch.errors[1], errors.InvalidArgument)

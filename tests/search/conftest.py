@@ -10,6 +10,7 @@ from lookwire_server.metrics import Metrics
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import Field, FieldType
+from lookwire_server.search.store.collections import NewCollection
 
 FIELDS = (
     Field("brand", FieldType.STRING),
@@ -17,8 +18,11 @@ FIELDS = (
     Field("price", FieldType.DOUBLE),
     Field("new", FieldType.BOOL),
     Field("place", FieldType.GEO_POINT),
+    Field("made", FieldType.TIMESTAMP),
+    Field("title", FieldType.TEXT),
 )
 DIMENSION = 4
+SHOES = NewCollection("shoes", "clip", "f1", DIMENSION, FIELDS)
 
 Open = Callable[[], Collections]
 
@@ -50,4 +54,4 @@ def collections(open_collections: Open) -> Collections:
 
 @pytest.fixture
 def collection(collections: Collections) -> Collection:
-    return asyncio.run(collections.create("shoes", "clip", "f1", DIMENSION, FIELDS))
+    return asyncio.run(collections.create(SHOES))

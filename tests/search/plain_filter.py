@@ -1,6 +1,7 @@
 """What a filter means, said in plain Python for one item: the oracle of the tests."""
 
 import math
+from datetime import datetime
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from lookwire_server.search.filters import (
     NoneOf,
     Prefix,
     Range,
+    TimeRange,
 )
 
 STRINGS = ["", "a", "ab", "b", "é", "\U0001f600", "a\0b"]
@@ -28,6 +30,15 @@ LATITUDES = [-90, -45.5, 0, 12, 90]
 LONGITUDES = [-180, -179, 0, 33.25, 179, 180]
 # No two of the points above are so far apart that rounding could decide.
 RADII = [1.0, 250_000.5, 5_000_000.5, 12_345_678.9, 30_000_000.0]
+# The same moment twice, a microsecond later, before 1970, and both ends.
+TIMES = [
+    "2026-11-21T09:30:00Z",
+    "2026-11-21T10:30:00.000000+01:00",
+    "2026-11-21T09:30:00.000001Z",
+    "1969-12-31T23:59:59.999999Z",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59.999999Z",
+]
 IDS = ["x", "y", "z", "zz", "ü"]
 
 
@@ -60,6 +71,14 @@ def satisfies(filter: Filter, id: str, payload: dict[str, Any]) -> bool:
                 and (lt is None or value < lt)
                 and (lte is None or value <= lte)
             )
+        case TimeRange(_, gt, gte, lt, lte):
+            moment = microseconds(value)
+            return (
+                (gt is None or moment > gt)
+                and (gte is None or moment >= gte)
+                and (lt is None or moment < lt)
+                and (lte is None or moment <= lte)
+            )
         case Prefix(_, prefix):
             return bool(value.encode()[: len(prefix.encode())] == prefix.encode())
         case GeoRadius(_, latitude, longitude, meters):
@@ -70,6 +89,15 @@ def satisfies(filter: Filter, id: str, payload: dict[str, Any]) -> bool:
             if west <= east:
                 return bool(west <= value["lon"] <= east)
             return bool(value["lon"] >= west or value["lon"] <= east)
+
+
+def microseconds(time: str) -> int:
+    """Returns the microseconds since 1970, by calendar days: not the server's way."""
+    moment = datetime.fromisoformat(time)
+    offset = moment.utcoffset()
+    assert offset is not None
+    seconds = (moment.toordinal() - 719_163) * 86_400 + moment.hour * 3_600 + moment.minute * 60 + moment.second
+    return (seconds - int(offset.total_seconds())) * 1_000_000 + moment.microsecond
 
 
 def _distance(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:
@@ -93,6 +121,8 @@ def payloads() -> st.SearchStrategy[dict[str, Any]]:
             "price": st.sampled_from(DOUBLES),
             "new": st.booleans(),
             "place": point,
+            "made": st.sampled_from(TIMES),
+            "title": st.sampled_from(STRINGS),
             "note": st.sampled_from(["undeclared", 1]),
         },
     )
@@ -106,18 +136,23 @@ def filters() -> st.SearchStrategy[Filter]:
         "new": st.booleans(),
     }
     lower, upper = st.sampled_from(["gt", "gte"]), st.sampled_from(["lt", "lte"])
-    bounds = st.sampled_from(BOUNDS)
-    ranges = st.one_of(
-        st.builds(lambda side, bound: {side: bound}, lower | upper, bounds),
-        st.builds(lambda low, a, high, b: {low: a, high: b}, lower, bounds, upper, bounds),
-    )
+
+    def sides(bounds: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+        return st.one_of(
+            st.builds(lambda side, bound: {side: bound}, lower | upper, bounds),
+            st.builds(lambda low, a, high, b: {low: a, high: b}, lower, bounds, upper, bounds),
+        )
+
+    ranges = sides(st.sampled_from(BOUNDS))
+    times = sides(st.sampled_from(TIMES).map(microseconds))
     latitudes, longitudes = st.sampled_from(LATITUDES), st.sampled_from(LONGITUDES)
     condition = st.one_of(
         *(st.builds(Equals, st.just(name), value) for name, value in values.items()),
         *(st.builds(In, st.just(name), st.lists(value, max_size=4).map(tuple)) for name, value in values.items()),
         st.builds(lambda name, sides: Range(name, **sides), st.sampled_from(["stock", "price"]), ranges),
+        st.builds(lambda sides: TimeRange("made", **sides), times),
         st.builds(Prefix, st.just("brand"), st.sampled_from([*STRINGS, "abc"])),
-        st.builds(Exists, st.sampled_from([*values, "place"])),
+        st.builds(Exists, st.sampled_from([*values, "place", "made", "title"])),
         st.builds(GeoRadius, st.just("place"), latitudes, longitudes, st.sampled_from(RADII)),
         st.builds(
             lambda a, west, b, east: GeoBox("place", min(a, b), west, max(a, b), east),

@@ -1,6 +1,7 @@
 """A collection refuses what breaks a rule, and says which."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import Field, FieldType
 from lookwire_server.search.filters import Equals
 from lookwire_server.search.items import NewItem
+from lookwire_server.search.search_options import SearchOptions
+from lookwire_server.search.store.collections import NewCollection
 
-from .conftest import DIMENSION
+from .conftest import DIMENSION, SHOES
 
 ONE = np.array([1.0, 0.0, 0.0, 0.0])
 
@@ -95,7 +98,6 @@ def test_vectors_of_any_length_are_normalised(collection: Collection, scale: flo
         ({"top_k": 1_001}, InvalidArgument, "top_k"),
         ({"score_threshold": 1.5}, InvalidArgument, "score_threshold"),
         ({"score_threshold": math.nan}, InvalidArgument, "score_threshold"),
-        ({"min_sequence": 1}, FailedPrecondition, "min_sequence"),
         ({"filter": Equals("colour", "red")}, InvalidArgument, "filter.equals.field"),
     ],
 )
@@ -104,9 +106,19 @@ async def test_bad_searches_are_refused(
 ) -> None:
     """A search outside the limits is refused with the field that is at fault."""
     with pytest.raises(error) as caught:
-        await collection.search(ONE, **options)
+        await collection.search(ONE, SearchOptions(**options))
 
     assert caught.value.field == path
+
+
+async def test_sequence_not_reached_is_refused(collection: Collection) -> None:
+    """A search for a write that there has not been is told which write there was last."""
+    await collection.upsert([item("a")], ONE[None])
+
+    with pytest.raises(FailedPrecondition, match="is at sequence 1, not yet at 2") as caught:
+        await collection.search(ONE, min_sequence=2)
+
+    assert caught.value.field == "min_sequence"
 
 
 async def test_bad_ids_are_refused(collection: Collection) -> None:
@@ -124,7 +136,7 @@ async def test_missing_item_is_named(collection: Collection) -> None:
     await collection.upsert([item("a")], ONE[None])
 
     with pytest.raises(NotFound, match="has no item 'b'") as caught:
-        collection.vectors_of(["a", "b"], "query.item_id")
+        await collection.vectors_of(["a", "b"], "query.item_id")
 
     assert caught.value.field == "query.item_id"
     assert caught.value.metadata["item"] == "b"
@@ -142,7 +154,7 @@ async def test_unusual_ids_and_payloads_are_kept(collection: Collection) -> None
 
     found = await collection.get_items(list(payloads))
     listed = await collection.list_items()
-    searched = await collection.search(ONE, top_k=4)
+    searched = await collection.search(ONE, SearchOptions(top_k=4))
 
     assert {stored.id: stored.payload for stored in found.items} == payloads
     assert [stored.id for stored in listed.items] == sorted(payloads, key=str.encode)
@@ -160,7 +172,7 @@ async def test_empty_payload_means_an_empty_object(collection: Collection) -> No
 async def test_bad_collection_names_are_refused(collections: Collections, name: str) -> None:
     """Names have 1 to 128 of the allowed characters."""
     with pytest.raises(InvalidArgument) as caught:
-        await collections.create(name, "clip", "f", DIMENSION, [])
+        await collections.create(NewCollection(name, "clip", "f", DIMENSION, ()))
 
     assert caught.value.field == "name"
     assert collections.list() == []
@@ -168,13 +180,13 @@ async def test_bad_collection_names_are_refused(collections: Collections, name: 
 
 async def test_collections_are_made_found_listed_and_deleted(collections: Collections) -> None:
     """A collection keeps what it was made with, names are unique, and lists are by name."""
-    fields = [Field("brand", FieldType.STRING)]
-    made = await collections.create("shoes", "clip", "f1", DIMENSION, fields)
-    await collections.create("0" + "x" * 127, "clip", "f1", 8, [])
-    await collections.create("Bags", "siglip", "f2", 3, [])
+    new = NewCollection("shoes", "clip", "f1", DIMENSION, (Field("brand", FieldType.STRING),))
+    made = await collections.create(new)
+    await collections.create(NewCollection("0" + "x" * 127, "clip", "f1", 8, ()))
+    await collections.create(NewCollection("Bags", "siglip", "f2", 3, ()))
 
     with pytest.raises(AlreadyExists, match="'shoes'"):
-        await collections.create("shoes", "clip", "f1", DIMENSION, [])
+        await collections.create(replace(new, encoder="siglip"))
     with pytest.raises(NotFound, match=r"no collection 'hats'; existing: '0x+\.\.\.', 'Bags', 'shoes'"):
         collections.get("hats")
     await collections.delete("Bags")
@@ -182,8 +194,8 @@ async def test_collections_are_made_found_listed_and_deleted(collections: Collec
         await collections.delete("Bags")
 
     assert collections.get("shoes") is made
-    assert (made.encoder, made.fingerprint, made.dimension, made.fields) == ("clip", "f1", DIMENSION, tuple(fields))
-    assert made.created.tzinfo is not None
+    assert made.row.described == new
+    assert made.row.created.tzinfo is not None
     assert [collection.name for collection in collections.list()] == ["0" + "x" * 127, "shoes"]
 
 
@@ -202,7 +214,7 @@ async def test_deleted_collection_refuses_every_call(collections: Collections, c
     ):
         with pytest.raises(NotFound):
             await call
-    again = await collections.create("shoes", "clip", "f1", DIMENSION, [])
+    again = await collections.create(replace(SHOES, fields=()))
 
     assert (again.item_count, again.sequence) == (0, 0)
     assert (await again.get_items(["a"])).missing == ["a"]

@@ -18,6 +18,7 @@ import numpy as np
 from lookwire_server.metrics import Metrics
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.items import NewItem
+from lookwire_server.search.store.collections import NewCollection
 
 async def write(collection, group, round):
     while True:
@@ -29,7 +30,7 @@ async def write(collection, group, round):
 async def main(directory, first):
     collections = Collections.open(Path(directory), Metrics(), search_threads=1, on_failure=print)
     if not collections.list():
-        await collections.create("c", "clip", "f", 3, [])
+        await collections.create(NewCollection("c", "clip", "f", 3, ()))
     await asyncio.gather(*(write(collections.get("c"), group, int(first)) for group in range(4)))
 
 asyncio.run(main(*sys.argv[1:]))

@@ -2,15 +2,21 @@
 
 import json
 import math
+from datetime import UTC, datetime, timedelta, timezone
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookwire import Client, Item, errors, field
+from lookwire import Filter as ClientFilter
+from lookwire.v1 import filter_pb2
 from lookwire_server.errors import InvalidArgument
-from lookwire_server.search.fields import Field, FieldType, read_payload
+from lookwire_server.search.fields import Field, FieldType, Values, read_payload
 from lookwire_server.search.filters import (
     AllOf,
     AnyOf,
@@ -24,10 +30,12 @@ from lookwire_server.search.filters import (
     NoneOf,
     Prefix,
     Range,
+    TimeRange,
     check_filter,
 )
-from lookwire_server.search.index import VectorIndex
-from lookwire_server.search.view import View
+from lookwire_server.search.index.columns import Columns, StringColumn
+from lookwire_server.search.index.live import Upsert, VectorIndex
+from lookwire_server.search.index.view import View
 
 from .plain_filter import BOUNDS, DOUBLES, INTEGERS, filters, payloads, satisfies
 
@@ -37,6 +45,8 @@ FIELDS = [
     Field("price", FieldType.DOUBLE),
     Field("new", FieldType.BOOL),
     Field("place", FieldType.GEO_POINT),
+    Field("made", FieldType.TIMESTAMP),
+    Field("title", FieldType.TEXT),
 ]
 Items = dict[str, dict[str, Any]]
 DECLARED = {field.name: field for field in FIELDS}
@@ -45,7 +55,8 @@ DECLARED = {field.name: field for field in FIELDS}
 def view_of(items: Items) -> View:
     index = VectorIndex(2, FIELDS, 0)
     values = [read_payload(json.dumps(payload).encode(), FIELDS, "payload") for payload in items.values()]
-    index.upsert(1, list(items), range(len(items)), np.ones((len(items), 2), np.float32), values)
+    vectors = np.ones((len(items), 2), np.float32)
+    index.upsert(Upsert(1, list(items), range(len(items)), vectors, values))
     index.publish()
     return index.view
 
@@ -64,6 +75,45 @@ def test_equals_the_plain_meaning(filter: Filter, items: list[dict[str, Any]]) -
     expected = [id for id, payload in named.items() if satisfies(filter, id, payload)]
 
     assert selected(filter, named) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(filter=filters(), items=st.lists(payloads(), max_size=8), kept=st.sets(st.integers(0, 7)))
+def test_columns_survive(filter: Filter, items: list[dict[str, Any]], kept: set[int]) -> None:
+    """Columns that were written to a file, or of which slots were taken, select what they did before."""
+    view = view_of(dict(zip(["x", "y", "z", "zz", "ü", "v", "w", "u"], items, strict=False)))
+    before = view.matching(filter)
+    columns, file = view.columns, BytesIO()
+    written: dict[str, Any] = columns.arrays(view.count)
+    slots = np.array(sorted(slot for slot in kept if slot < view.count), np.int64)
+
+    np.savez(file, **written)
+    file.seek(0)
+    view.rows.columns = Columns(FIELDS)
+    with np.load(file, allow_pickle=False) as arrays:
+        view.rows.columns.restore(arrays)
+
+    assert np.array_equal(view.matching(filter), before)
+
+    view.rows.columns = view.columns.compacted(slots, view.count)
+    for name in DECLARED:
+        assert np.array_equal(view.columns[name].exists(len(slots)), columns[name].exists(view.count)[slots])
+
+
+def test_equal_strings_are_folded() -> None:
+    """Strings that are equal but for case and spaces match, those that came since the last question too."""
+    index = VectorIndex(2, FIELDS, 0)
+    brands = ["Red  Dress", "red dress", "reddress", " RED DRESS ", "red", "red dress"]
+    for first in (0, 3):
+        ids = [str(number) for number in range(first, first + 3)]
+        values: list[Values] = [{"brand": brand} for brand in brands[first : first + 3]]
+        index.upsert(Upsert(first, ids, range(first, first + 3), np.ones((3, 2), np.float32), values))
+        index.publish()
+        column = index.view.columns["brand"]
+        assert isinstance(column, StringColumn)
+        expected = [brand.casefold().split() == ["red", "dress"] for brand in brands[: first + 3]]
+        assert column.equal("rEd dress", index.view.count).tolist() == expected
+        assert not column.equal("blue", index.view.count).any()
 
 
 def test_integers_beyond_doubles_compare_exactly() -> None:
@@ -93,6 +143,46 @@ def test_integer_value_fits_a_double_field() -> None:
     items: Items = {"a": {"price": 2**53 + 1}, "b": {"price": 4.5}}
 
     assert selected(Equals("price", 2**53 + 1), items) == ["a"]
+
+
+def test_times_compare_as_moments() -> None:
+    """One moment written with two offsets is equal, and neighbours of a microsecond are told apart."""
+    items: Items = {
+        "utc": {"made": "2026-11-21T09:30:00Z"},
+        "paris": {"made": "2026-11-21t10:30:00.0000009+01:00"},
+        "later": {"made": "2026-11-21T09:30:00.000001z"},
+    }
+    moment = 1_795_253_400_000_000
+
+    assert selected(TimeRange("made", gte=moment, lte=moment), items) == ["utc", "paris"]
+    assert selected(TimeRange("made", gt=moment), items) == ["later"]
+    assert selected(TimeRange("made", lt=moment + 1), items) == ["utc", "paris"]
+
+
+def test_times_are_bounded_by_callers(client: Client) -> None:
+    """A caller's datetime of any zone bounds what its payloads say, to the microsecond; a time that is none is refused."""
+    client.create_collection("times", {"made": "timestamp", "title": "text"})
+    dimension = client.get_collection("times").dimension
+    moment = datetime(2026, 11, 21, 9, 30, tzinfo=timezone(timedelta(hours=5.5)))
+    payloads = [
+        {"made": (moment + timedelta(microseconds=number)).astimezone(UTC).isoformat(), "title": "red"}
+        for number in (-1, 0, 1)
+    ]
+    client.upsert("times", [Item(str(n), each, vector=np.ones(dimension)) for n, each in enumerate(payloads)])
+    made = field("made")
+
+    assert client.get_collection("times").fields == {"made": "timestamp", "title": "text"}
+    assert [item.id for item in client.list_items("times", filter=made > moment)] == ["2"]
+    assert [item.id for item in client.list_items("times", filter=made <= moment)] == ["0", "1"]
+    assert client.count_items("times", filter=made.between(moment, moment) & field("title").exists()) == 1
+    for time in (Timestamp(nanos=-1), Timestamp(nanos=10**9), Timestamp(seconds=253_402_300_800)):
+        wrong = filter_pb2.Filter(time_range=filter_pb2.TimeRangeCondition(field="made", gte=time))
+        with pytest.raises(errors.InvalidArgument, match="a time lies between 0001") as caught:
+            client.count_items("times", filter=ClientFilter(wrong))
+        assert [violation.field for violation in caught.value.violations] == ["filter.time_range.gte"]
+    with pytest.raises(errors.InvalidArgument, match="'made' must be a date and time by RFC 3339"):
+        client.upsert("times", [Item("x", {"made": "2026-11-21"}, vector=np.ones(dimension))])
+    client.delete_collection("times")
 
 
 def test_radius_reaches_over_the_antimeridian() -> None:
@@ -136,6 +226,14 @@ def nested(levels: int) -> Filter:
         (Range("price", gte=math.nan), "filter.range.gte", "finite"),
         (Range("brand", gt=1), "filter.range.field", "int64 or double"),
         (Prefix("stock", "1"), "filter.prefix.field", "type string"),
+        (Prefix("title", "a"), "filter.prefix.field", "is a text, which only exists and hybrid searches apply to"),
+        (Equals("title", "a"), "filter.equals.field", "is a text, which only exists"),
+        (In("made", (1,)), "filter.in_values.field", "is a timestamp, which time_range and exists apply to"),
+        (Range("made", gt=1), "filter.range.field", "is a timestamp, which time_range and exists apply to"),
+        (TimeRange("stock", gt=1), "filter.time_range.field", "is a int64, which equals"),
+        (TimeRange("made"), "filter.time_range", "a time range has at least one"),
+        (TimeRange("made", gt=1, gte=1), "filter.time_range", "gt or gte"),
+        (TimeRange("when", gt=1), "filter.time_range.field", "no field 'when'"),
         (GeoRadius("brand", 0, 0, 1), "filter.geo_radius.field", "type geo point"),
         (GeoRadius("place", 91, 0, 1), "filter.geo_radius.center.latitude_degrees", "-90 and 90"),
         (GeoRadius("place", 0, math.nan, 1), "filter.geo_radius.center.longitude_degrees", "-180 and 180"),

@@ -1,5 +1,7 @@
 """Lists come page by page."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from lookwire_server.search.collections import Collections
 from lookwire_server.search.filters import Filter, Prefix
 from lookwire_server.search.items import NewItem
 
-from .conftest import DIMENSION, FIELDS
+from .conftest import DIMENSION, SHOES
 
 BRANDED = Prefix("brand", "b")
 # By UTF-8 bytes; another order than UTF-16 and than any dictionary's.
@@ -69,7 +71,7 @@ async def test_writes_between_pages_repeat_nothing(collection: Collection) -> No
 
 async def test_wrong_tokens_are_refused(collections: Collections, collection: Collection) -> None:
     """A token is good only for the collection and the filter that it was given for."""
-    other = await collections.create("hats", "clip", "f1", DIMENSION, FIELDS)
+    other = await collections.create(replace(SHOES, name="hats"))
     await fill(collection, ORDERED)
     await fill(other, ORDERED)
     token = (await collection.list_items(BRANDED, page_size=2)).next_page_token

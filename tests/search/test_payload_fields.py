@@ -19,6 +19,8 @@ def test_reads_declared_fields() -> None:
         "double": 3,
         "bool": False,
         "geo_point": {"lat": -90, "lon": 180.0},
+        "text": "Ein Satz.",
+        "timestamp": "1970-01-01T00:59:59.9999999+01:00",
         "other": {"double": "x"},
     }
 
@@ -30,6 +32,8 @@ def test_reads_declared_fields() -> None:
         "double": 3.0,
         "bool": False,
         "geo_point": (-90.0, 180.0),
+        "text": "Ein Satz.",
+        "timestamp": -1,
     }
     assert type(values["double"]) is float
 
@@ -70,6 +74,18 @@ def test_absent_and_null_are_no_value() -> None:
         (b'{"geo_point": {"lat": 90.5, "lon": 0}}', 'must be an object {"lat"'),
         (b'{"geo_point": {"lat": 0, "lon": -181}}', 'must be an object {"lat"'),
         (b'{"geo_point": {"lat": true, "lon": 1}}', 'must be an object {"lat"'),
+        (b'{"text": ["a"]}', "must be a string"),
+        (rb'{"text": "\udfff"}', "must be a string of whole Unicode characters"),
+        (b'{"timestamp": 0}', "must be a date and time by RFC 3339"),
+        (b'{"timestamp": "2026-11-21"}', "must be a date and time by RFC 3339"),
+        (b'{"timestamp": "2026-11-21T09:30:00"}', "with an offset"),
+        (b'{"timestamp": "2026-11-21T09:30Z"}', "such as 2026-11-21T09:30:00Z"),
+        (b'{"timestamp": "20261121T093000Z"}', "by RFC 3339"),
+        (b'{"timestamp": "2026-02-29T09:30:00Z"}', "by RFC 3339"),
+        (b'{"timestamp": "2026-11-21T09:30:00+01:60"}', "by RFC 3339"),
+        (b'{"timestamp": "0001-01-01T00:00:00+00:01"}', "in the years 1 to 9999 of UTC"),
+        (b'{"timestamp": "9999-12-31T23:59:59-00:01"}', "in the years 1 to 9999 of UTC"),
+        ('{"timestamp": "2026-11-21T09:30:0\u0661Z"}'.encode(), "by RFC 3339"),
     ],
 )
 def test_bad_payload_is_refused(payload: bytes, said: str) -> None:

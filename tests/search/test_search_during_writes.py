@@ -10,16 +10,20 @@ import pytest
 from numpy.typing import NDArray
 
 from lookwire_server.errors import NotFound
-from lookwire_server.search.collection import ATTEMPTS, Collection
+from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import Field, FieldType
 from lookwire_server.search.filters import Range
-from lookwire_server.search.index import VectorIndex
+from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.items import NewItem, StoredItem
-from lookwire_server.search.store import Store
+from lookwire_server.search.search_options import SearchOptions
+from lookwire_server.search.searcher import ATTEMPTS
+from lookwire_server.search.store.collections import NewCollection
+from lookwire_server.search.store.items import ItemTable
 
 from .conftest import DIMENSION
 
+Stored = dict[int, tuple[StoredItem, bytes]]
 ITEMS = 60
 WIDE = 16
 
@@ -40,7 +44,7 @@ async def write(collection: Collection, numbers: Sequence[int], version: int) ->
 async def test_hits_are_whole_versions(collections: Collections) -> None:
     """Score, vector, id and payload of every hit belong to one version; sequences never go back; a write is seen."""
     collection = await collections.create(
-        "c", "clip", "f", WIDE, [Field("number", FieldType.INT64), Field("version", FieldType.INT64)]
+        NewCollection("c", "clip", "f", WIDE, (Field("number", FieldType.INT64), Field("version", FieldType.INT64)))
     )
     random = np.random.default_rng(3)
     done = asyncio.Event()
@@ -53,7 +57,7 @@ async def test_hits_are_whole_versions(collections: Collections) -> None:
                 await collection.delete_items([f"i{number}" for number in numbers])
             sequence = await write(collection, numbers, version)
             mine = vector_of(numbers[0], version)
-            result = await collection.search(mine, top_k=1, min_sequence=sequence)
+            result = await collection.search(mine, SearchOptions(top_k=1), min_sequence=sequence)
             assert result.ids == [f"i{numbers[0]}"]
             assert result.scores[0] > 1 - 1e-5
         done.set()
@@ -65,7 +69,8 @@ async def test_hits_are_whole_versions(collections: Collections) -> None:
             query = random.standard_normal(WIDE)
             query /= np.linalg.norm(query)
             filter = Range("number", lt=ITEMS / 2) if searched % 2 else None
-            result = await collection.search(query, filter=filter, top_k=20, include_vectors=True)
+            options = SearchOptions(filter=filter, top_k=20, include_vectors=True)
+            result = await collection.search(query, options)
             assert result.sequence >= seen
             assert result.vectors is not None
             seen = result.sequence
@@ -94,15 +99,15 @@ class Interference:
         self._loop = asyncio.get_running_loop()
         self._times = times
         self._collection = collection
-        original = Store.items_by_key
+        original = ItemTable.by_key
 
-        def items_by_key(store: Store, keys: Sequence[int]) -> dict[int, StoredItem]:
+        def by_key(table: ItemTable, keys: Sequence[int]) -> Stored:
             if self.version < self._times:
                 self.version += 1
                 asyncio.run_coroutine_threadsafe(self.replace(), self._loop).result(30)
-            return original(store, keys)
+            return original(table, keys)
 
-        monkeypatch.setattr(Store, "items_by_key", items_by_key)
+        monkeypatch.setattr(ItemTable, "by_key", by_key)
 
     async def replace(self) -> None:
         vector = np.array([[1.0, 1.0, self.version, 0.0]])
@@ -132,7 +137,7 @@ async def test_hit_that_never_stands_still_is_left_out(collection: Collection, m
     await collection.upsert([NewItem("a", b""), NewItem("b", b'{"stock": 9}')], np.eye(DIMENSION)[:2])
     interference = Interference(collection, ATTEMPTS, monkeypatch)
 
-    result = await collection.search(np.array([1.0, 0, 0, 0]), include_vectors=True)
+    result = await collection.search(np.array([1.0, 0, 0, 0]), SearchOptions(include_vectors=True))
 
     assert (result.ids, result.payloads) == (["b"], [b'{"stock": 9}'])
     assert result.vectors is not None
@@ -184,13 +189,14 @@ async def test_deletion_of_the_collection_ends_a_search(
     """A search whose collection goes before its payloads are read is NOT_FOUND, not an empty success."""
     await collection.upsert([NewItem("a", b"")], np.eye(DIMENSION)[:1])
     loop = asyncio.get_running_loop()
-    original = Store.items_by_key
+    original = ItemTable.by_key
 
-    def items_by_key(store: Store, keys: Sequence[int]) -> dict[int, StoredItem]:
-        asyncio.run_coroutine_threadsafe(collections.delete("shoes"), loop).result(30)
-        return original(store, keys)
+    def by_key(table: ItemTable, keys: Sequence[int]) -> Stored:
+        if not collection.deleted:
+            asyncio.run_coroutine_threadsafe(collections.delete("shoes"), loop).result(30)
+        return original(table, keys)
 
-    monkeypatch.setattr(Store, "items_by_key", items_by_key)
+    monkeypatch.setattr(ItemTable, "by_key", by_key)
 
     with pytest.raises(NotFound, match="'shoes' was deleted"):
         await collection.search(np.eye(DIMENSION)[0])

@@ -8,14 +8,17 @@ import pytest
 
 from lookwire_server.errors import FailedPrecondition
 from lookwire_server.metrics import Metrics
-from lookwire_server.search import collections as collections_module
-from lookwire_server.search import store as store_module
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.filters import Equals
+from lookwire_server.search.index import load
 from lookwire_server.search.items import NewItem
+from lookwire_server.search.search_options import SearchOptions
+from lookwire_server.search.store import schema
+from lookwire_server.search.store.collections import NewCollection
+from lookwire_server.search.store.store import Store
 
-from .conftest import DIMENSION, FIELDS, Open
+from .conftest import DIMENSION, SHOES, Open
 
 
 def test_second_process_is_kept_out(open_collections: Open, tmp_path: Path) -> None:
@@ -33,18 +36,18 @@ def test_newer_schema_is_refused(open_collections: Open, tmp_path: Path) -> None
     """A directory that a newer server has written is left alone."""
     open_collections().close()
     connection = apsw.Connection(str(tmp_path / "lookwire.db"))
-    connection.pragma("user_version", 2)
+    connection.pragma("user_version", 3)
     connection.close()
 
     for _ in range(2):  # the second time shows that the first let go of the lock
-        with pytest.raises(FailedPrecondition, match="has schema version 2; this server knows 1"):
+        with pytest.raises(FailedPrecondition, match="has schema version 3; this server knows 2"):
             open_collections()
 
 
 async def test_vectors_of_the_wrong_length_are_noticed(open_collections: Open, tmp_path: Path) -> None:
     """A database whose vectors do not fit their collection is refused rather than served."""
     collections = open_collections()
-    collection = await collections.create("shoes", "clip", "f1", DIMENSION, [])
+    collection = await collections.create(SHOES)
     await collection.upsert([NewItem("a", b"")], np.ones((1, DIMENSION)))
     collections.close()
     connection = apsw.Connection(str(tmp_path / "lookwire.db"))
@@ -58,26 +61,26 @@ async def test_vectors_of_the_wrong_length_are_noticed(open_collections: Open, t
 
 async def test_everything_is_there_after_a_restart(open_collections: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several collections come back with their descriptions, items, vectors, fields and sequences."""
-    monkeypatch.setattr(collections_module, "LOADED_ROWS", 3)
+    monkeypatch.setattr(load, "LOADED_ROWS", 3)
     collections = open_collections()
-    shoes = await collections.create("shoes", "clip", "f1", DIMENSION, FIELDS)
-    hats = await collections.create("hats", "siglip", "f2", 2, [])
-    await collections.create("empty", "clip", "f1", 7, [])
+    shoes = await collections.create(SHOES)
+    hats = await collections.create(NewCollection("hats", "siglip", "f2", 2, ()))
+    await collections.create(NewCollection("empty", "clip", "f1", 7, ()))
     for number in range(5):
         await shoes.upsert([NewItem(f"s{number}", b'{"stock": %d}' % number)], np.eye(4)[[number % 4]])
         await hats.upsert([NewItem(f"h{number}", b"{}")], np.array([[1.0, number]]))
     await hats.delete_items(["h0"])
-    described = [(one.name, one.encoder, one.fingerprint, one.fields, one.created) for one in collections.list()]
+    described = [(one.row.described, one.row.number, one.row.created) for one in collections.list()]
     collections.close()
 
     reopened = open_collections()
 
     again: list[Collection] = reopened.list()
-    assert [(one.name, one.encoder, one.fingerprint, one.fields, one.created) for one in again] == described
+    assert [(one.row.described, one.row.number, one.row.created) for one in again] == described
     assert [(one.item_count, one.sequence) for one in again] == [(0, 0), (4, 6), (5, 5)]
     shoes, hats = reopened.get("shoes"), reopened.get("hats")
-    assert (await shoes.search(np.eye(4)[3], filter=Equals("stock", 3))).ids == ["s3"]
-    assert (await hats.search(np.array([1, 4]), top_k=1)).ids == ["h4"]
+    assert (await shoes.search(np.eye(4)[3], SearchOptions(filter=Equals("stock", 3)))).ids == ["s3"]
+    assert (await hats.search(np.array([1, 4]), SearchOptions(top_k=1))).ids == ["h4"]
 
 
 def test_closing_leaves_one_file(open_collections: Open, tmp_path: Path) -> None:
@@ -95,7 +98,7 @@ async def test_gauge_follows_the_items(tmp_path: Path) -> None:
         return metrics.registry.get_sample_value("lookwire_collection_items", {"collection": "shoes"})
 
     collections = Collections.open(tmp_path, metrics, search_threads=1, on_failure=print)
-    shoes = await collections.create("shoes", "clip", "f1", DIMENSION, [])
+    shoes = await collections.create(SHOES)
     made = items()
     await shoes.upsert([NewItem("a", b""), NewItem("b", b"")], np.ones((2, DIMENSION)))
     await shoes.delete_items(["a"])
@@ -113,7 +116,7 @@ async def test_gauge_follows_the_items(tmp_path: Path) -> None:
 def test_start_that_was_cut_short_begins_again(open_collections: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first start that fails half-way through the schema leaves a directory in which the next one succeeds."""
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "SCHEMA", store_module.SCHEMA + "CREATE TABLE")
+        patch.setattr(schema, "STEPS", (schema.FIRST, schema.SECOND + "CREATE TABLE"))
         with pytest.raises(apsw.SQLError):
             open_collections()
 
@@ -122,8 +125,8 @@ def test_start_that_was_cut_short_begins_again(open_collections: Open, monkeypat
 
 def test_commits_reach_the_disk(tmp_path: Path) -> None:
     """The writer's connection syncs the log at every commit; 2 is SQLite's number for FULL."""
-    store = store_module.Store(tmp_path)
+    store = Store(tmp_path)
 
-    assert store._connection.pragma("journal_mode") == "wal"
-    assert store._connection.pragma("synchronous") == 2
+    assert store.database.connection.pragma("journal_mode") == "wal"
+    assert store.database.connection.pragma("synchronous") == 2
     store.close()

@@ -15,7 +15,7 @@ from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.items import NewItem
 
-from .conftest import DIMENSION, FIELDS, Open
+from .conftest import DIMENSION, SHOES, Open
 
 LARGE = b'{"note": "' + b"x" * 60_000 + b'"}'
 Disk = Callable[[Collections, Path], AbstractContextManager[None]]
@@ -24,7 +24,7 @@ Disk = Callable[[Collections, Path], AbstractContextManager[None]]
 @contextmanager
 def full_disk(collections: Collections, directory: Path) -> Iterator[None]:
     """SQLite finds no page for anything larger than what its last pages can hold."""
-    connection = collections._engine.store._connection
+    connection = collections._engine.store.database.connection
     pages = int(connection.pragma("page_count"))
     connection.pragma("max_page_count", pages + 2)
     yield
@@ -61,7 +61,7 @@ async def test_refused_write_leaves_all_as_it_was(
 ) -> None:
     """The write fails with STORAGE_FAILURE, what was there stays, and the next write succeeds when there is room."""
     collections = open_collections()
-    collection = await collections.create("shoes", "clip", "f1", DIMENSION, FIELDS)
+    collection = await collections.create(SHOES)
     await collection.upsert(items("a", "b", payload=b'{"brand": "old"}'), rows(2))
 
     with disk(collections, tmp_path):

@@ -14,13 +14,13 @@ from lookwire_server.metrics import Metrics
 from lookwire_server.search import writer as writer_module
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
-from lookwire_server.search.index import VectorIndex
+from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.item_writes import Written
 from lookwire_server.search.items import NewItem
-from lookwire_server.search.store import Store
+from lookwire_server.search.store.store import Store
 from lookwire_server.search.writer import Writer
 
-from .conftest import DIMENSION, FIELDS, Open
+from .conftest import DIMENSION, SHOES, Open
 
 ONE = np.ones((1, DIMENSION))
 
@@ -80,12 +80,13 @@ async def test_failed_write_undoes_only_itself(collections: Collections, collect
 
     class Broken(Gate):
         def persist(self, store: Store) -> None:
-            store.put_items(collection.number, 99, [NewItem("half", b"{}")], np.ones((1, DIMENSION), np.float32))
+            half = collection.check([NewItem("half", b"{}")])
+            store.put_items(collection.row, 99, half, np.ones((1, DIMENSION), np.float32))
             raise ZeroDivisionError
 
     gate, _ = held(collections)
     first = await upserts(collection, "a")
-    taken = asyncio.ensure_future(collections.create("shoes", "clip", "f", DIMENSION, []))
+    taken = asyncio.ensure_future(collections.create(SHOES))
     await asyncio.sleep(0)
     broken = collections._engine.writer.submit(Broken())
     last = await upserts(collection, "b")
@@ -216,7 +217,7 @@ async def test_restart_after_the_writers_death_has_what_was_committed(
 ) -> None:
     """What reached the disk before the writer died is there after a restart."""
     collections = open_collections()
-    collection = await collections.create("shoes", "clip", "f1", DIMENSION, FIELDS)
+    collection = await collections.create(SHOES)
     with monkeypatch.context() as patch:
         patch.setattr(VectorIndex, "publish", lambda _: 1 / 0)
         with pytest.raises(Unavailable):
@@ -234,7 +235,7 @@ def test_close_drains_the_queue(tmp_path: Path) -> None:
     class Add(Gate):
         def persist(self, store: Store) -> None:
             super().persist(store)
-            store.add_collection("drained", "clip", "f", 1, [])
+            store.collections.add(SHOES)
 
     store = Store(tmp_path)
     writer = Writer(store, Metrics(), lambda _: None)
@@ -254,5 +255,5 @@ def test_close_drains_the_queue(tmp_path: Path) -> None:
     assert future.exception() is None
     with pytest.raises(Unavailable, match="stopping"):
         writer.submit(Gate())
-    assert [row.name for row in store.collections()] == ["drained"]
+    assert [row.described for row in store.collections.all()] == [SHOES]
     store.close()
