@@ -9,7 +9,7 @@ PIP := pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check proto bench eval train test-export test-full-size test-setup clean \
-    test-client-examples test-batcher test-perf-analyzer
+    test-client-examples test-batcher test-perf-analyzer test-crash
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -53,9 +53,10 @@ build/models/vit-b-32.safetensors: | .venv-export/dev
 	$(EXPORT)/python -c 'import open_clip, torch; from safetensors.torch import save_file; torch.manual_seed(0); \
 	    save_file(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), "$@")'
 
-# A checkpoint of random weights in each precision, for the benchmarks: about 2 GB, and 5 minutes.
+# A checkpoint of random weights in each precision that the CPU can compute, for the benchmarks: about 2 GB, and 6 minutes.
+BF16 := $(shell grep -sqE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bf16)
 build/models/vit-b-32: build/models/vit-b-32.safetensors
-	for precision in fp32 fp16 int8; do $(EXPORT)/lookwire-export ViT-B-32-quickgelu --pretrained $< --preprocess openai \
+	for precision in fp32 fp16 int8 $(BF16); do $(EXPORT)/lookwire-export ViT-B-32-quickgelu --pretrained $< --preprocess openai \
 	    --repo $@ --name $$precision --precision $$precision --replace || exit 1; done
 	@touch $@
 
@@ -63,7 +64,7 @@ build/models/vit-b-32: build/models/vit-b-32.safetensors
 build/bench/photographs: | .venv-export/dev
 	$(EXPORT)/python -m benchmarks.load.photographs
 
-bench: .venv/dev $(if $(filter precision text image latency lanes overload,$(NAME)),build/models/vit-b-32) \
+bench: .venv/dev $(if $(filter precision text image latency lanes overload search busy restart recall,$(NAME)),build/models/vit-b-32) \
     $(if $(filter image lanes,$(NAME)),build/bench/photographs)  ## run one benchmark: make bench NAME=batching
 	$(VENV)/python -m benchmarks $(NAME)
 
@@ -80,6 +81,9 @@ test-export: .venv-export/dev  ## the tests of the export (torch: about 6 GB in 
 
 build/triton/%:
 	git clone --quiet --depth 1 https://github.com/triton-inference-server/$* $@
+
+test-crash: .venv/dev  ## kill a server 200 times while it is written to, and compare (about 15 minutes; ROUNDS=20: fewer)
+	$(VENV)/python -m tests.crash $(or $(ROUNDS),200)
 
 test-full-size: .venv-export/dev  ## export three architectures at their full size through the gate (about 20 minutes)
 	$(EXPORT)/pytest -s tests/export/full_size.py

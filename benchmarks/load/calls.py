@@ -1,9 +1,13 @@
 """The requests of a load, as they go over the wire."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lookwire.v1 import encoder_service_pb2, item_service_pb2, search_service_pb2
+import numpy as np
+from numpy.typing import NDArray
+
+from lookwire.v1 import encoder_service_pb2, filter_pb2, item_service_pb2, search_service_pb2, vector_pb2
 
 EMBED = "/lookwire.v1.EncoderService/Embed"
 SEARCH = "/lookwire.v1.SearchService/Search"
@@ -48,6 +52,46 @@ def search_texts(address: str, collection: str, texts: Sequence[str]) -> Calls:
         for text in texts
     ]
     return Calls(address, SEARCH, [request.SerializeToString() for request in requests])
+
+
+def search_vectors(
+    address: str, collection: str, vectors: NDArray[np.float32], filter: filter_pb2.Filter | None = None
+) -> Calls:
+    """Search for the ten items nearest to each row of `vectors` [n, d]."""
+    requests = [
+        search_service_pb2.SearchRequest(
+            collection=collection,
+            query=search_service_pb2.Query(vector=vector_pb2.Vector(f32=vector.astype("<f4").tobytes())),
+            filter=filter,
+        ).SerializeToString()
+        for vector in vectors
+    ]
+    return Calls(address, SEARCH, requests)
+
+
+def upsert_vectors(
+    address: str,
+    collection: str,
+    vectors: NDArray[np.float32],
+    payloads: Sequence[Mapping[str, object]],
+    *,
+    each: int,
+    prefix: str = "item",
+) -> Calls:
+    """UpsertItems with `each` rows of `vectors` [n, d] and their payloads a request; ids are the rows' numbers."""
+    items = [
+        item_service_pb2.Item(
+            id=f"{prefix}-{number}",
+            payload=json.dumps(payload).encode(),
+            vector=vector_pb2.Vector(f32=vector.astype("<f4").tobytes()),
+        )
+        for number, (vector, payload) in enumerate(zip(vectors, payloads, strict=True))
+    ]
+    requests = [
+        item_service_pb2.UpsertItemsRequest(collection=collection, items=items[first : first + each])
+        for first in range(0, len(items), each)
+    ]
+    return Calls(address, UPSERT, [request.SerializeToString() for request in requests])
 
 
 def upsert_images(address: str, collection: str, images: Sequence[bytes], *, each: int) -> Calls:

@@ -52,6 +52,10 @@ class Load:
         """As `start_open`, and waits for the end."""
         return self.start_open(calls, arrivals).result()
 
+    def each_once(self, calls: Calls, in_flight: int) -> Result:
+        """Sends each request once, so many at a time, and waits for the end."""
+        return self._process.submit(run_each_once, calls, in_flight).result()
+
     def throughput(self, calls: Calls, in_flight: int, seconds: float) -> float:
         """Requests answered a second with so many in flight, after a warm-up; raises RuntimeError if one was not."""
         result = self.closed(calls, in_flight, WARM_UP + seconds)
@@ -109,6 +113,26 @@ def run_closed(calls: Calls, in_flight: int, seconds: float) -> Result:
 def run_open(calls: Calls, arrivals: Seconds) -> Result:
     """In the load's process."""
     return uvloop.run(open_(calls, arrivals))
+
+
+def run_each_once(calls: Calls, in_flight: int) -> Result:
+    """In the load's process."""
+    return uvloop.run(each_once(calls, in_flight))
+
+
+async def each_once(calls: Calls, in_flight: int) -> Result:
+    requests = iter(calls.requests)
+    async with channel_to(calls.address) as channel:
+        sender = Sender(channel.unary_unary(calls.method), calls.timeout)
+
+        async def caller() -> None:
+            for request in requests:
+                await sender.send(request, sender.now())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(in_flight):
+                group.create_task(caller())
+    return sender.result()
 
 
 async def closed(calls: Calls, in_flight: int, seconds: float) -> Result:
