@@ -27,6 +27,7 @@ from lookwire_server.models.repository import ControlMode, Repository
 from lookwire_server.models.triton_metrics import TritonMetrics
 from lookwire_server.rpc.health import HealthServicer
 from lookwire_server.rpc.http.server import HttpServer
+from lookwire_server.rpc.probes import probe_by
 from lookwire_server.rpc.server import SERVICES, Server
 from lookwire_server.rpc.v2.servicer import InferenceServicer
 from lookwire_server.rpc.v2.shared_memory import SharedMemory
@@ -55,12 +56,14 @@ async def serve(settings: Settings, levels: Levels) -> None:
         repository = model_repository(settings, decoder, metrics, stop)
         stack.push_async_callback(close_models, repository, settings.exit_timeout_secs, stop)
         await repository.start()
+        encoders = Encoders(repository)
         collections = await asyncio.to_thread(
             Collections.open,
             settings.data_dir,
             metrics,
             search_threads=settings.search_threads,
             on_failure=stop.writing_failed,
+            probe=probe_by(encoders),
         )
         stack.push_async_callback(asyncio.to_thread, collections.close)
         health = HealthServicer(repository, SERVICES, strict=settings.strict_readiness)
@@ -73,7 +76,7 @@ async def serve(settings: Settings, levels: Levels) -> None:
         servers: list[Server | HttpServer] = []
         stack.push_async_callback(stop_all, servers, settings.exit_timeout_secs)
         if settings.allow_grpc:
-            server = Server(settings, health, inference, Encoders(repository), collections, metrics)
+            server = Server(settings, health, inference, encoders, collections, metrics)
             await server.start()
             servers.append(server)
             listening["grpc"] = server.address

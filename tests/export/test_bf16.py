@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from lookwire import Client
 from lookwire.local import LocalServer
@@ -15,6 +17,8 @@ from lookwire_export.encoder import export
 from lookwire_export.gate import measure
 from lookwire_export.reference import ExportError, Reference
 from tests.export.conftest import TINY, WEIGHTS
+
+WORDS = ["red", "blue", "green", "black", "white", "dress", "shirt", "hat", "coat", "plain", "striped", "long", "short"]
 
 
 @pytest.fixture
@@ -62,6 +66,33 @@ def test_gate_measures_what_is_served(tiny: Reference, tmp_path: Path) -> None:
 
     assert exact.passed
     assert deviation(exact) < 1e-5 < deviation(other)
+
+
+@pytest.mark.usefixtures("bf16")
+def test_a_text_has_one_vector_whatever_the_longest_of_its_batch(garments: Reference, tmp_path: Path) -> None:
+    """Texts of all lengths have the same vectors alone and beside one that is as long as the context."""
+    export(garments, "garments", "bf16", tmp_path)
+    rng = np.random.default_rng(1)
+    texts = [" ".join(rng.choice(WORDS, words)) for words in rng.integers(1, 62, 600)]
+    longest = " ".join(rng.choice(WORDS, 75))
+    with LocalServer(tmp_path, allow_ungated=True, embedding_cache_bytes=0) as server, Client(server.address) as client:
+        alone = np.concatenate([client.embed([text]).vectors for text in texts])
+        batches = [client.embed([*texts[start : start + 12], longest]) for start in range(0, len(texts), 12)]
+    together = np.concatenate([batch.vectors[:-1] for batch in batches])
+
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("bf16")
+def test_ids_that_are_no_text_are_refused(tiny: Reference, tmp_path: Path) -> None:
+    """Ids outside the vocabulary are refused in words, and more ids than positions fail."""
+    export(tiny, TINY, "bf16", tmp_path)
+    with LocalServer(tmp_path, allow_ungated=True) as server, InferenceServerClient(server.address) as client:
+        for ids, says in (([49408], "from 0 to 49407"), ([-49409], "from 0 to 49407"), ([1] * 78, "the cause is in")):
+            tensor = InferInput("input_ids", [1, len(ids)], "INT32")
+            tensor.set_data_from_numpy(np.array([ids], np.int32))
+            with pytest.raises(InferenceServerException, match=says):
+                client.infer(f"{TINY}-text", [tensor])
 
 
 def test_without_openvino(tiny: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

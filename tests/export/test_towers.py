@@ -110,12 +110,13 @@ def test_vision_transformers_of_open_clip_are_computed_exactly(tiny: Reference, 
     assert torch.allclose(rows, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [1, 16])
 @pytest.mark.parametrize("length", [2, 3, 17, 77])
 @pytest.mark.parametrize("pooling", [{}, {"pool_type": "eos", "eos_id": END}])
-def test_texts_are_cut_without_effect(tiny: Reference, pooling: dict[str, Any], length: int) -> None:
-    """A causal tower gives for ids cut to their longest text what the model gives for them padded to 77."""
+def test_texts_are_cut_without_effect(tiny: Reference, pooling: dict[str, Any], length: int, step: int) -> None:
+    """A causal tower gives for ids cut to their longest text, and widened to a step, what the model gives for 77."""
     reference = open_clip_model(tiny, pooling)
-    tower, ids = text_tower(reference), token_ids(length)
+    tower, ids = text_tower(reference, step), token_ids(length)
 
     with torch.no_grad():
         rows, expected = tower(ids[:, :length]), reference.model.encode_text(ids.long(), normalize=True)

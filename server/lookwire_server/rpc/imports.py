@@ -153,6 +153,7 @@ class Import:
             writing = self._start(self._write(collection, prepared))
             submitted.set()
             imported = await writing
+            self._collections.check_means(self._named, collection)
         errors = {**prepared.errors, **imported.errors}
         return pb.ImportItemsResponse(
             chunk=request.chunk,

@@ -49,6 +49,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
             raise error
         encoded = time.monotonic()
         written = await collection.upsert(items, made.rows, once)
+        self._collections.check_means(request.collection, collection)
         times = convert.stage_times(
             started,
             decode=made.times.decode,
@@ -62,7 +63,9 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
     async def UpdatePayloads(self, request: pb.UpdatePayloadsRequest, context: Context) -> pb.UpdatePayloadsResponse:
         collection = self._collections.get(request.collection)
         updates = [payload_update(update, f"updates[{index}]") for index, update in enumerate(request.updates)]
-        return pb.UpdatePayloadsResponse(sequence=await collection.update_payloads(updates))
+        sequence = await collection.update_payloads(updates)
+        self._collections.check_means(request.collection, collection)
+        return pb.UpdatePayloadsResponse(sequence=sequence)
 
     async def ImportItems(  # type: ignore[override]  # the stubs know no method that writes its replies itself
         self, requests: AsyncIterable[Received], context: Context
@@ -87,6 +90,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
             raise InvalidArgument("give ids or a filter, not both", field="filter")
         else:
             deleted = await collection.delete_matching(filters.from_message(request.filter))
+        self._collections.check_means(request.collection, collection)
         return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.count)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:

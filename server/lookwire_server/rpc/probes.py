@@ -1,13 +1,22 @@
 """Probes for collections that have seen few queries."""
 
+import asyncio
+
+import structlog
+
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.encoding.probes import PROBES
-from lookwire_server.errors import FailedPrecondition, NotFound
+from lookwire_server.errors import FailedPrecondition, LookwireError, NotFound
 from lookwire_server.models.model import Lane
-from lookwire_server.search.collection import Collection
+from lookwire_server.search.engine import Probe, Probed
+
+log = structlog.get_logger()
+
+# So long an index waits for probes; without them it is tuned by its items alone.
+WAIT_SECONDS = 60.0
 
 
-async def give_probes(collection: Collection, encoders: Encoders, deadline: float | None = None) -> None:
+async def give_probes(collection: Probed, encoders: Encoders, deadline: float | None = None) -> None:
     """Embeds the probes for a collection that wants some, in the bulk lane.
 
     A collection whose encoder is not served, has changed or takes no texts gets none, and is measured with the queries that
@@ -25,3 +34,18 @@ async def give_probes(collection: Collection, encoders: Encoders, deadline: floa
     for error in embedded.errors.values():
         raise error
     collection.set_probes(embedded.vectors)
+
+
+def probe_by(encoders: Encoders) -> Probe:
+    """Returns what gives probes to a collection from another thread; to be called in the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def probe(collection: Probed) -> None:
+        giving = asyncio.run_coroutine_threadsafe(give_probes(collection, encoders), loop)
+        try:
+            giving.result(WAIT_SECONDS)
+        except (LookwireError, TimeoutError) as error:
+            giving.cancel()
+            log.warning("no probes for an index", collection=collection.row.name, error=str(error))
+
+    return probe

@@ -138,6 +138,8 @@ class Collection:
 
     def far_queries(self) -> Matrix | None:
         """Returns queries [n, d] of another kind than the items, as they came, or probes; None if they are too few."""
+        if self.wants_probes:
+            self._engine.probe(self)
         queries = self._far_queries.matrix()
         return queries if queries is not None and len(queries) >= ENOUGH_QUERIES else None
 

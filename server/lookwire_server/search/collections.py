@@ -25,7 +25,7 @@ from lookwire_server.search.collection_writes import (
     taken,
 )
 from lookwire_server.search.declarations import UpdateDeclarations
-from lookwire_server.search.engine import Engine
+from lookwire_server.search.engine import Engine, Probe
 from lookwire_server.search.fields import MAX_SHOWN_NAMES, Field, check_fields, listed, shown
 from lookwire_server.search.index.generation import Doubtful
 from lookwire_server.search.index.generations import INDEXES, Generations
@@ -73,8 +73,12 @@ class Collections:
         *,
         search_threads: int,
         on_failure: Callable[[BaseException], None],
+        probe: Probe = lambda _: None,
     ) -> "Collections":
-        """Reads all into memory. `on_failure` is called once, in another thread, if writing becomes impossible."""
+        """Reads all into memory. `on_failure` is called once, in another thread, if writing becomes impossible.
+
+        `probe` is called in another thread with a collection whose index is to be tuned and that has seen few queries.
+        """
         store = Store(data_dir)
         try:
             remove_unfinished(store)
@@ -85,7 +89,7 @@ class Collections:
         except BaseException:
             store.close()
             raise
-        engine = Engine.start(store, metrics, search_threads=search_threads, on_failure=on_failure)
+        engine = Engine.start(store, metrics, search_threads=search_threads, on_failure=on_failure, probe=probe)
         collections = cls(engine)
         by_number = {row.number: collections.adopt(row, index) for row, index in loaded}
         for alias, number in aliases.items():

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import faiss
 
 from lookwire_server.metrics import Metrics
 from lookwire_server.search.index.builder import Builder
+from lookwire_server.search.store.collections import CollectionRow
 from lookwire_server.search.store.store import Store
+from lookwire_server.search.vectors import Matrix
 from lookwire_server.search.workers import Workers
 from lookwire_server.search.writer import Writer
 
@@ -16,6 +19,21 @@ from lookwire_server.search.writer import Writer
 READING_THREADS = 4
 # Searches of one collection go one batch at a time, so these are for collections that are searched at once.
 SEARCHING_THREADS = 2
+
+
+class Probed(Protocol):
+    """A collection that has seen few queries of another kind than its items."""
+
+    @property
+    def row(self) -> CollectionRow: ...
+    @property
+    def wants_probes(self) -> bool: ...
+    def set_probes(self, probes: Matrix) -> None: ...
+
+
+# Gives a collection vectors that queries may be like, if it can; in a thread that may wait.
+Probe = Callable[[Probed], None]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
@@ -28,10 +46,16 @@ class Engine:
     reading: Workers
     copying: Workers
     metrics: Metrics
+    probe: Probe
 
     @staticmethod
     def start(
-        store: Store, metrics: Metrics, *, search_threads: int, on_failure: Callable[[BaseException], None]
+        store: Store,
+        metrics: Metrics,
+        *,
+        search_threads: int,
+        on_failure: Callable[[BaseException], None],
+        probe: Probe,
     ) -> "Engine":
         """`search_threads` is how many threads one search has, and at the lowest priority a build."""
         # FAISS takes every core for one search unless told otherwise, and it must be told in each thread.
@@ -45,6 +69,7 @@ class Engine:
             # Snapshots and restores, one after the other.
             Workers("copy", 1),
             metrics,
+            probe,
         )
 
     def close(self) -> None:

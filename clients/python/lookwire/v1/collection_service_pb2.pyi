@@ -72,7 +72,7 @@ class _IndexKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexKind.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     INDEX_KIND_UNSPECIFIED: _IndexKind.ValueType  # 0
     """Unset: automatic. Exact while that costs little beside encoding; from 20,000 items the server builds an inverted file,
-    measures both, and takes it if it reaches the target recall in less than half of the time.
+    measures both, and takes it if it reaches the target recall in less time.
     """
     INDEX_KIND_EXACT: _IndexKind.ValueType  # 1
     """Every item is compared."""
@@ -86,7 +86,7 @@ class IndexKind(_IndexKind, metaclass=_IndexKindEnumTypeWrapper):
 
 INDEX_KIND_UNSPECIFIED: IndexKind.ValueType  # 0
 """Unset: automatic. Exact while that costs little beside encoding; from 20,000 items the server builds an inverted file,
-measures both, and takes it if it reaches the target recall in less than half of the time.
+measures both, and takes it if it reaches the target recall in less time.
 """
 INDEX_KIND_EXACT: IndexKind.ValueType  # 1
 """Every item is compared."""
@@ -576,10 +576,10 @@ class GetCollectionStatisticsResponse(_message.Message):
     dead_count: _builtins.int
     """dead_count is how many places belong to items that were replaced or removed since."""
     near_recall: _builtins.float
-    """near_recall is the recall at 10 measured with items as queries, in [0, 1]; 1 for an exact index."""
+    """near_recall is the recall at 10 measured with items as queries, in [0, 1]; 1 for an exact index, 0 if not measured yet."""
     far_recall: _builtins.float
     """far_recall is the recall at 10 measured with queries of another kind, such as texts for images, in [0, 1]; 1 for an exact
-    index.
+    index, 0 if not measured yet.
     """
     building: _builtins.bool
     """building tells whether a new generation is being built."""
@@ -711,8 +711,8 @@ class ReembedCollectionRequest(_message.Message):
     name: _builtins.str
     """name of the collection to copy. One that keeps no sources, or has items given as vectors: FAILED_PRECONDITION."""
     target: _builtins.str
-    """target is the name of the new collection. If it exists it must be one that this call began: of that encoder, and empty or
-    with items of the same ids; else ALREADY_EXISTS.
+    """target is the name of the new collection. If it exists it must be empty and of that encoder, or a copy of this collection that
+    was not finished; else ALREADY_EXISTS. So is a copy that was finished: it may have newer writes.
     """
     encoder: _builtins.str
     """encoder is the name of the encoder to embed with."""

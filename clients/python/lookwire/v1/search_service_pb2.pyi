@@ -205,7 +205,7 @@ class SearchRequest(_message.Message):
     """include_calibrated_scores asks for the calibrated scores; a calibrated_threshold asks for them too."""
     collapse_cosine: _builtins.float
     """collapse_cosine drops a hit whose cosine with a better hit is this or higher: near-duplicates, such as the colours of
-    one product. In (0, 1]; absent: none are dropped.
+    one product. In (0, 1]; absent: none are dropped. An item that is left out because its group is full drops nothing.
     """
     exact: _builtins.bool
     """exact compares the query with every item that matches, whatever index the collection has."""
@@ -298,7 +298,9 @@ class Hybrid(_message.Message):
     fields has any of the words; the order is BM25's. 1 to 1,024 characters.
     """
     vector_weight: _builtins.float
-    """vector_weight is the weight of the vector leg: finite, 0 or more; absent: 1."""
+    """vector_weight is the weight of the vector leg: finite, 0 or more; absent: 1. With 0 only items that have some of the words, or
+    are equal to them, are found.
+    """
     word_weight: _builtins.float
     """word_weight is the weight of the word leg: finite, 0 or more, one of the two above 0; absent: 1."""
     @_builtins.property
@@ -331,7 +333,9 @@ Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
 @_typing.final
 class Diversity(_message.Message):
     """Diversity re-ranks by maximal marginal relevance (Carbonell and Goldstein, 1998): each hit is the candidate of the largest
-    (1 - weight) x cosine with the query - weight x largest cosine with the hits before it.
+    (1 - weight) x cosine with the query - weight x largest cosine with the hits before it. In a hybrid search the place of the cosine
+    with the query has the fused score, divided by the largest that there can be. With group_by it chooses among the best hits of the
+    groups.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -515,7 +519,7 @@ class SearchResponse(_message.Message):
         accident. Where the encoder's score rule is the sigmoid and the query is a text, it is the encoder's probability of the
         pair. Else it is exp(-E), where E is how many items of the whole collection would be expected to reach the cosine with a
         query of this kind that has nothing to do with them (the E-value of sequence search, Karlin and Altschul, 1990), from the
-        mean and deviation of the cosines of a sample of unrelated pairs. 0.5 is a sensible threshold.
+        mean and deviation of the cosines of a sample of unrelated pairs, taken as normal. 0.5 is a sensible threshold.
         """
 
     @_builtins.property
@@ -601,7 +605,9 @@ Global___HybridLegs: _TypeAlias = HybridLegs  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
-    """Plan says how one search was carried out."""
+    """Plan says how one search was carried out. Where groups or near-duplicates made the server look further, it describes the first
+    look; candidate_count counts all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -668,7 +674,7 @@ class Plan(_message.Message):
     """candidate_count is how many items were compared again by their float32 vectors."""
     measured_recall: _builtins.float
     """measured_recall is the share of the true nearest 10 that this method found for sampled queries of this kind at the last
-    measurement, in [0, 1]; 1 for exact methods.
+    measurement, in [0, 1]; 1 for exact methods, 0 where it was not measured yet. With more than 10 results it may be lower.
     """
     batch_size: _builtins.int
     """batch_size is how many queries were searched for together with this one."""

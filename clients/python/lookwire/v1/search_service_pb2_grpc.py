@@ -62,7 +62,7 @@ class SearchServiceServicer(object):
 
     def BatchSearch(self, request, context):
         """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-        fails has a status in its place, and the others are answered.
+        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class SearchServiceStub:
     """
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]
     """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-    fails has a status in its place, and the others are answered.
+    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
     """
 
 @_typing.type_check_only
@@ -55,7 +55,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]  # type: ignore[assignment]
     """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-    fails has a status in its place, and the others are answered.
+    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -79,7 +79,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.BatchSearchResponse, _abc.Awaitable[_search_service_pb2.BatchSearchResponse]]:
         """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-        fails has a status in its place, and the others are answered.
+        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
