@@ -80,8 +80,9 @@ def export(
     """Writes a reference as the encoder `name`; its manifest has no parity record yet, and is written last.
 
     `precision` is "fp32", "fp16", "int8" or "bf16". An int8 export leaves the layers in `keep_fp32` in float32, and is made
-    from an fp32 export that it keeps. The graphs of bf16 are those of fp32; the towers' configs have OpenVINO execute them. A
-    graph that is there already, and whole, is kept, so that an export that was stopped goes on. Raises ExportError.
+    from an fp32 export that it keeps. The graphs of bf16 are those of fp32, but for the width of attention over texts (LANES);
+    the towers' configs have OpenVINO execute them. A graph that is there already, and whole, is kept, so that an export that
+    was stopped goes on. Raises ExportError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ExportError(f"{name!r} is no name for a model: use small letters, digits, - and _")
@@ -92,7 +93,7 @@ def export(
     if precision == "bf16":
         openvino.core()
     encoder = ExportedEncoder(name, root, {})
-    text = text_tower(reference)
+    text = text_tower(reference, openvino.LANES if precision == "bf16" else 1)
     files = {"image": encoder.image_graph, "text": encoder.text_graph}
     if precision == "int8":
         exact = export(reference, name, "fp32", _fp32_root(root), progress=progress)

@@ -1,4 +1,4 @@
-"""OpenVINO, which computes a bf16 export: its graphs are those of fp32, their products are taken in bfloat16."""
+"""OpenVINO, which computes a bf16 export: the weights are those of fp32, their products are taken in bfloat16."""
 
 import sys
 from collections.abc import Callable
@@ -10,6 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookwire_export.reference import ExportError
+
+LANES = 16
+"""Where attention is as wide as a multiple of this, a text's vector does not change with the width.
+
+At other widths 0 to 11 % of the texts change, by up to 0.004 (measured: OpenVINO 2026.4, AVX512_BF16).
+"""
 
 
 @cache

@@ -21,14 +21,15 @@ from lookwire_export.towers.own import own
 from lookwire_export.towers.packing import Packing
 
 
-def text_tower(reference: Reference) -> Any:
+def text_tower(reference: Reference, step: int = 1) -> Any:
     """Returns the text half of a reference, as it is served; the reference stays as it is.
 
-    Raises ExportError for a model whose classes are not known here.
+    The attention of a tower that computes no padding is as wide as the ids, rounded up to a multiple of `step`, at most the
+    context length. Raises ExportError for a model whose classes are not known here.
     """
     model = reference.model
     if isinstance(model, CLIPModel | SiglipModel) or _can_be_written_out(model):
-        return TextTower(model).eval()
+        return TextTower(model, step).eval()
     if type(model) in (open_clip.CLIP, open_clip.CustomTextCLIP):
         return OwnTextTower(model).eval()
     raise ExportError(
@@ -53,8 +54,9 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
     text has no influence, only what stands up to the end is computed at all, but for attention's scores.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, step: int) -> None:
         super().__init__()
+        self.step = step
         if isinstance(model, CLIPModel | SiglipModel):
             self._take_transformers(model)
         else:
@@ -88,6 +90,8 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
 
     def forward(self, input_ids: Any) -> Any:
         """Returns the embedding of the pooled token."""
+        if self.packs and self.step > 1:
+            input_ids = self._widened(input_ids)
         length = input_ids.shape[1]
         mask = None if self.mask is None else self.mask[:length, :length]
         pool = self._pooled_of_packed if self.packs else self._pooled_of_padded
@@ -115,6 +119,15 @@ class TextTower(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not
         ends = self._ends(input_ids)
         pooled = x[torch.arange(batch), ends][:, None]
         return self.blocks[-1](pooled, x, None if mask is None else mask[ends][:, None, None])
+
+    def _widened(self, input_ids: Any) -> Any:
+        """Returns the ids with each row's last repeated up to the next multiple of `step`, at most to the context length.
+
+        What follows an end has no influence. More ids than positions stay so many, and fail.
+        """
+        length = input_ids.shape[1]
+        width = torch.sym_min((length + self.step - 1) // self.step * self.step, len(self.places))
+        return input_ids.index_select(1, torch.arange(torch.sym_max(width, length)).clamp(max=length - 1))
 
     def _ends(self, input_ids: Any) -> Any:
         """Returns the place of each text's end, int64 [batch]: the first of several."""
