@@ -35,7 +35,7 @@ ITEMS_OF_A_REQUEST = 500
 WRITERS = 4
 FIELDS = {"number": "int64", "tenth": "int64"}
 # As many as the server gives a search where it is told nothing.
-SEARCH_THREADS = max(1, len(os.sched_getaffinity(0)) // 4)
+SEARCH_THREADS = len(os.sched_getaffinity(0))
 
 Vectors = NDArray[np.float32]
 

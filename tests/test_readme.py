@@ -1,25 +1,31 @@
 """What the README shows works."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from lookwire import Client
 from lookwire.local import LocalServer
-from tests.conftest import ROOT
+from tests.conftest import MODEL_REPOSITORY, ROOT
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SAID = re.findall(r"^ *print\(.*\)  # (.*)", "".join(EXAMPLES), re.MULTILINE)
 
 
-def test_python_examples_run(server: LocalServer, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every Python example runs, in order, against a server."""
-    for example in EXAMPLES:
-        exec(compile(example.replace("localhost:8001", server.address), "README.md", "exec"), {"__name__": "readme"})
-    client.delete_collection("shop")
+def test_python_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every Python example runs, in order, against a new server, and prints what the comments beside its prints say."""
+    with LocalServer(MODEL_REPOSITORY, tmp_path) as server:
+        for example in EXAMPLES:
+            exec(
+                compile(example.replace("localhost:8001", server.address), "README.md", "exec"), {"__name__": "readme"}
+            )
+    lines = capsys.readouterr().out.splitlines()
 
-    assert len(EXAMPLES) >= 4
-    assert capsys.readouterr().out.startswith("d-17 ")
+    assert len(EXAMPLES) >= 7
+    assert lines[0].startswith("d-17 ")
+    for said in SAID:
+        assert any(line.startswith(said) for line in lines), said
 
 
 def test_make_targets_and_flags_exist() -> None:

@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import faiss  # noqa: TID251 - direct calls are what the server is compared with
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lookwire_server.search.dispatcher import Dispatcher
 from lookwire_server.search.index.live import Upsert, VectorIndex
 from lookwire_server.search.index.view import Scope, Wanted
+from lookwire_server.search.searcher import searched
 from lookwire_server.search.workers import Workers
 
 TOP_K = 10
@@ -65,21 +67,21 @@ class BareDispatcher:
         index = VectorIndex(dimension, (), 0)
         index.upsert(Upsert(1, [str(number) for number in range(count)], range(1, count + 1), vectors, [{}] * count))
         index.publish()
-        self._view = index.view
+        self._index = index
         self._searching = Workers("search", 1, lambda: faiss.omp_set_num_threads(threads))
 
     def run(self, queries: NDArray[np.float32], in_flight: int, seconds: float) -> Rate:
         return asyncio.run(self._run(queries, in_flight, seconds))
 
     async def _run(self, queries: NDArray[np.float32], in_flight: int, seconds: float) -> Rate:
-        dispatcher = Dispatcher(self._searching, lambda: self._view)
+        dispatcher = Dispatcher(self._searching, partial(searched, self._index), lambda wanted: wanted.scope)
         times: list[float] = []
         numbers = itertools.count()
         deadline = time.monotonic() + seconds
 
         async def call() -> None:
             while (started := time.monotonic()) < deadline:
-                await dispatcher.search(Wanted(queries[next(numbers) % len(queries)], TOP_K, Scope()))
+                await dispatcher.ask(Wanted(queries[next(numbers) % len(queries)], TOP_K, Scope()))
                 times.append(time.monotonic() - started)
 
         await asyncio.gather(*(call() for _ in range(in_flight)))

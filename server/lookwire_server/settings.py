@@ -261,5 +261,5 @@ class Settings(BaseSettings):
 
     @property
     def search_threads(self) -> int:
-        """Threads that search."""
-        return max(1, self.cores // 4)
+        """Threads of one search, and of a build of an index."""
+        return self.cores

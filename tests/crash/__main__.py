@@ -50,12 +50,14 @@ def main(rounds: int) -> None:
 
 async def one_round(directory: str, groups: list[Group], failpoint: str, *, first: bool) -> Life:
     """Starts the server, compares, and works until it dies."""
-    os.environ[VARIABLE] = (
-        f"{failpoint}:{random.randint(1, 30 if failpoint.startswith('write.') else 2)}" if failpoint else ""
-    )
+    times = random.randint(1, 30 if failpoint.startswith("write.") else 2)
     server = LocalServer(REPOSITORY, directory, allow_http=False, show_log="CRASH_LOG" in os.environ)
     server._command[2] = "tests.crash.small_server"
-    await asyncio.to_thread(server.start)
+    os.environ[VARIABLE] = f"{failpoint}:{times}"
+    try:
+        await asyncio.to_thread(server.start)
+    finally:
+        del os.environ[VARIABLE]
     life = Life(server.address, groups)
     try:
         if first:

@@ -65,10 +65,11 @@ def test_reflection_describes_every_service(server: LocalServer) -> None:
         "lookwire.v1.CollectionService",
         "lookwire.v1.ItemService",
         "lookwire.v1.SearchService",
+        "lookwire.v1.SnapshotService",
         "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
     }
-    assert [method.name for method in search.methods] == ["Search"]
+    assert [method.name for method in search.methods] == ["Search", "BatchSearch"]
 
 
 def test_metrics_are_clean(server: LocalServer, client: Client, collection: str) -> None:

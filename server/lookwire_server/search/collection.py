@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from lookwire_server.errors import FailedPrecondition, NotFound
 from lookwire_server.search.backgrounds import Backgrounds
-from lookwire_server.search.dispatcher import Dispatcher
 from lookwire_server.search.engine import Engine
 from lookwire_server.search.facets import Facets, check_facets, count_facets
 from lookwire_server.search.far_queries import ENOUGH_QUERIES, FarQueries
@@ -82,8 +81,7 @@ class Collection:
         self.index = index
         self.generations = Generations(engine.store.directory, engine.store.identity, row.number)
         self._engine = engine
-        self._dispatcher = Dispatcher(engine.searching, lambda: index.view)
-        self._searcher = Searcher(engine, self._dispatcher)
+        self._searcher = Searcher(engine, index)
         self._far_queries = FarQueries()
         self._backgrounds = Backgrounds(engine, index, self._far_queries, row.dimension)
         # Its further names, in order; replaced whole, by the writer's thread.

@@ -1,36 +1,47 @@
-"""Searches of one collection that wait are carried out together."""
+"""Requests of one kind that wait are carried out together: searches of a collection, and reads of what they found."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import Generic, TypeVar
 
 from lookwire_server.errors import QueueFull
-from lookwire_server.search.index.view import Hits, View, Wanted
 from lookwire_server.search.workers import Workers
 
 MAX_WAITING = 4_096
 # One multiplication of so many queries is as quick for each as a larger one, and nobody waits longer for it.
 MAX_BATCH = 64
 
-Found = tuple[View, Hits]
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
-class Dispatcher:
-    """Takes all searches that wait, and waits for nothing; one batch at a time. For the event loop only."""
+class Dispatcher(Generic[Request, Reply]):
+    """Takes all requests that wait, and waits for nothing; one batch at a time. For the event loop only.
 
-    def __init__(self, searching: Workers, newest: Callable[[], View]) -> None:
-        self._searching = searching
-        self._newest = newest
-        self._waiting: deque[tuple[Wanted, asyncio.Future[Found]]] = deque()
+    `carry_out` runs in a thread of the workers, and returns a reply for each request of a batch. Only requests for which `scope`
+    returns equal values are in one batch.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        carry_out: Callable[[Sequence[Request]], Sequence[Reply]],
+        scope: Callable[[Request], Hashable] = lambda _: None,
+    ) -> None:
+        self._workers = workers
+        self._carry_out = carry_out
+        self._scope = scope
+        self._waiting: deque[tuple[Request, asyncio.Future[Reply]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def search(self, wanted: Wanted) -> Found:
-        """Returns the hits and the view that they are from; a search whose caller gives up before it began is not done."""
+    async def ask(self, request: Request) -> Reply:
+        """Returns the reply; a request whose caller gives up before it was taken is not carried out."""
         if len(self._waiting) >= MAX_WAITING:
-            raise QueueFull(f"{len(self._waiting)} searches of the collection wait already", waiting=len(self._waiting))
-        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wanted, future))
+            raise QueueFull(f"{len(self._waiting)} requests to the collection wait already", waiting=len(self._waiting))
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         return await future
@@ -41,7 +52,7 @@ class Dispatcher:
             if not batch:
                 continue
             try:
-                found = await self._searching.run(partial(_search, self._newest, [wanted for wanted, _ in batch]))
+                replies = await self._workers.run(partial(self._carry_out, [request for request, _ in batch]))
             except BaseException as error:
                 for _, future in batch:
                     if not future.done():
@@ -49,24 +60,19 @@ class Dispatcher:
                 if not isinstance(error, Exception):
                     raise
             else:
-                for (_, future), result in zip(batch, found, strict=True):
+                for (_, future), reply in zip(batch, replies, strict=True):
                     if not future.done():
-                        future.set_result(result)
+                        future.set_result(reply)
 
-    def _take(self) -> list[tuple[Wanted, asyncio.Future[Found]]]:
-        """Takes the searches of equal scope with the first, up to a batch; leaves out those that nobody waits for."""
+    def _take(self) -> list[tuple[Request, asyncio.Future[Reply]]]:
+        """Takes the requests of equal scope with the first, up to a batch; leaves out those that nobody waits for."""
         waiting, self._waiting = self._waiting, deque()
-        batch: list[tuple[Wanted, asyncio.Future[Found]]] = []
+        batch: list[tuple[Request, asyncio.Future[Reply]]] = []
         for entry in waiting:
             if entry[1].done():
                 continue
-            if len(batch) < MAX_BATCH and (not batch or entry[0].scope == batch[0][0].scope):
+            if len(batch) < MAX_BATCH and (not batch or self._scope(entry[0]) == self._scope(batch[0][0])):
                 batch.append(entry)
             else:
                 self._waiting.append(entry)
         return batch
-
-
-def _search(newest: Callable[[], View], searches: Sequence[Wanted]) -> list[Found]:
-    view = newest()
-    return [(view, hits) for hits in view.search(searches)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -15,6 +15,7 @@ from lookwire_server.search.dispatcher import Dispatcher
 from lookwire_server.search.engine import Engine
 from lookwire_server.search.fields import Value
 from lookwire_server.search.filters import AllOf
+from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.index.view import Hits, Scope, View, Wanted
 from lookwire_server.search.items import StoredItem
 from lookwire_server.search.payloads import selected
@@ -25,6 +26,7 @@ from lookwire_server.search.ranking.groups import missing
 from lookwire_server.search.ranking.selection import choose
 from lookwire_server.search.search_options import MAX_TOP_K, Calibrate, SearchOptions
 from lookwire_server.search.store.collections import CollectionRow
+from lookwire_server.search.store.items import ItemTable
 from lookwire_server.search.vectors import Matrix, Vector
 from lookwire_server.search.word_leg import WordLeg, word_leg
 
@@ -33,10 +35,15 @@ from lookwire_server.search.word_leg import WordLeg, word_leg
 ATTEMPTS = 4
 # Where groups or near-duplicates leave too few of the nearest items, those beyond are looked at too, so many times at most.
 FURTHER_ROUNDS = 4
+# Ranking so few items takes less time than another thread needs to begin.
+RANKED_INLINE = 64
 # More than a cosine of float16 vectors is off by.
 HALF_PRECISION = 1e-3
 
 Result = TypeVar("Result")
+# Items and their vectors by key, and what reads them.
+Stored = Mapping[int, tuple[StoredItem, bytes]]
+Reads = Dispatcher[Sequence[int], Stored]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,18 +103,19 @@ class Ranked:
 class Searcher:
     """Searches one collection: nearest items by the index, then exact scores, payloads and ranking by the store."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+    def __init__(self, engine: Engine, index: VectorIndex) -> None:
         self._engine = engine
-        self._dispatcher = dispatcher
+        self._searches = Dispatcher(engine.searching, partial(searched, index), lambda wanted: wanted.scope)
+        self._reads = Dispatcher(engine.reading, partial(read, engine.store.items))
 
     async def search(
         self, row: CollectionRow, query: Vector, options: SearchOptions, calibrate: Calibrate | None = None
     ) -> SearchResult:
         """`query` has length 1; the options were checked with the fields of `row`. `calibrate` is given if they ask for it."""
-        search = _Search(self._engine, row, query, options, calibrate)
+        search = _Search(self._engine, self._reads, row, query, options, calibrate)
         for _ in range(ATTEMPTS):
             started = perf_counter()
-            view, hits = await self._dispatcher.search(search.wanted)
+            view, hits = await self._searches.ask(search.wanted)
             search.search_seconds += perf_counter() - started
             ranked = await search.ranked(view, hits)
             if not search.stale:
@@ -117,18 +125,32 @@ class Searcher:
         return await search.result(view, hits.plan, ranked)
 
 
+def searched(index: VectorIndex, searches: Sequence[Wanted]) -> list[tuple[View, Hits]]:
+    """Searches in the newest view."""
+    view = index.view
+    return [(view, hits) for hits in view.search(searches)]
+
+
+def read(items: ItemTable, requests: Sequence[Sequence[int]]) -> list[Stored]:
+    """Reads the items with the keys of all requests at once, which each of them gets."""
+    stored = items.by_key([key for keys in requests for key in keys])
+    return [stored] * len(requests)
+
+
 class _Search:
     """One search under way. `stale` says that the disk had no longer, or not yet, what the view has."""
 
     def __init__(
         self,
         engine: Engine,
+        reads: Reads,
         row: CollectionRow,
         query: Vector,
         options: SearchOptions,
         calibrate: Calibrate | None,
     ) -> None:
         self._engine = engine
+        self._reads = reads
         self._row = row
         self._options = options
         self._calibrate = calibrate
@@ -145,7 +167,7 @@ class _Search:
         if self._options.hybrid is not None:
             leg, keys = await self._words(view, hits, self._options.hybrid)
         rank = partial(self._rank, view=view, vector_keys=hits.keys, leg=leg)
-        ranked = await self._fetch(lambda: rank(self._read(keys)))
+        ranked = await self._read(keys, rank)
         wanted = self.wanted
         for _ in range(FURTHER_ROUNDS):
             if ranked.further is None or self.stale or self._exhausted(wanted, hits):
@@ -154,7 +176,7 @@ class _Search:
             known = {*self.wanted.excluded_ids, *(item.id for item in pool.items)}
             wanted = Wanted(self.wanted.query, MAX_TOP_K, ranked.further, known)
             (hits,) = await self._search(partial(view.search, [wanted]))
-            ranked = await self._fetch(partial(self._extended, pool, hits.keys, rank))
+            ranked = await self._read(hits.keys, partial(self._extended, pool, rank))
         return ranked
 
     async def _words(self, view: View, hits: Hits, hybrid: Hybrid) -> tuple[WordLeg, list[int]]:
@@ -167,9 +189,17 @@ class _Search:
             keys.update(dict.fromkeys(nearest.keys))
         return leg, list(keys)
 
-    def _read(self, keys: list[int]) -> Candidates:
-        """Reads what the store still has, with the cosines of the float32 vectors."""
-        stored = self._engine.store.items.by_key(keys)
+    async def _read(self, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
+        """Reads what the store still has of the keys, and ranks it."""
+        started = perf_counter()
+        stored = await self._reads.ask(keys)
+        self.fetch_seconds += perf_counter() - started
+        if len(keys) <= RANKED_INLINE:
+            return rank(self._candidates(stored, keys))
+        return await self._fetch(lambda: rank(self._candidates(stored, keys)))
+
+    def _candidates(self, stored: Stored, keys: list[int]) -> Candidates:
+        """Returns what was read, with the cosines of the float32 vectors."""
         kept = [key for key in keys if key in stored]
         self.stale |= len(kept) < len(keys)
         content = b"".join(stored[key][1] for key in kept)
@@ -178,8 +208,8 @@ class _Search:
         scores: Any = np.clip(vectors @ self.wanted.query, -1.0, 1.0)
         return Candidates(np.array(kept, np.int64), [stored[key][0] for key in kept], vectors, scores)
 
-    def _extended(self, pool: Candidates, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
-        return rank(pool.and_also(self._read(keys)))
+    def _extended(self, pool: Candidates, rank: Callable[[Candidates], Ranked], others: Candidates) -> Ranked:
+        return rank(pool.and_also(others))
 
     def _rank(self, pool: Candidates, view: View, vector_keys: list[int], leg: WordLeg | None) -> Ranked:
         """Thresholds, the best first, less near-duplicates and in groups, made diverse, and cut."""
