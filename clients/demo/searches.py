@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.demo.contact_sheet import Search, plan_in_words
-from lookwire import Client, StageTimes, field
+from lookwire import Client, GroupBy, StageTimes, field
 from lookwire_export.garments import Garment, draw
 
 TEXTS = ("a red striped dress", "polka-dot handbag in turquoise", "plain brown overcoat", "blue checked shirt")
@@ -18,7 +18,7 @@ UNSEEN_SEED = 2_000_001
 
 
 def searches(client: Client, collection: str, out: Path) -> Iterator[Search]:
-    """Searches by text, by a picture, and by text under a condition; yields each with its hits."""
+    """Searches by text, by a picture, under a condition, and for the best of each kind; yields each with its hits."""
     for text in TEXTS:
         yield Search(f"“{text}”", "", client.search(collection, text=text, top_k=6))
 
@@ -30,6 +30,9 @@ def searches(client: Client, collection: str, out: Path) -> Iterator[Search]:
     warm = field("colour").is_in(["red", "orange", "yellow"])
     result = client.search(collection, text="a dotted skirt", filter=warm & (field("price") < 45), top_k=6)
     yield Search("“a dotted skirt”", "red, orange or yellow, below 45.00", result)
+
+    result = client.search(collection, text="green and striped", group_by=GroupBy("kind"), top_k=6)
+    yield Search("“green and striped”", "the best of each kind", result)
 
 
 def show(search: Search, console: Console) -> None:

@@ -5,6 +5,7 @@ needs no lock and no copy.
 """
 
 import math
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from lookwire_server.search.fields import INT64_MAX, INT64_MIN, Field, FieldType, Value, Values, folded
 from lookwire_server.search.index.growing import GrowingArray
 
+# An entry of a dict that is two thirds full, with the int that it points to, and the pointer in the list of keys.
+BYTES_OF_LOOKUP = 104 + 32 + 8
 EARTH_RADIUS_METERS = 6_371_008.8
 
 Mask = NDArray[np.bool_]
@@ -36,6 +39,7 @@ class StringColumn:
         self._codes = GrowingArray(np.int32)
         self._words: list[str] = []
         self._code_of: dict[str, int] = {}
+        self._word_bytes = 0
         # The codes by folded word, of the words that were folded yet; made by the first who asks.
         self._codes_of_folded: dict[str, list[int]] = {}
         self._folded_count = 0
@@ -43,7 +47,8 @@ class StringColumn:
 
     @property
     def nbytes(self) -> int:
-        return self._codes.nbytes
+        """Bytes in memory, those of Python's objects estimated."""
+        return self._codes.nbytes + self._word_bytes + BYTES_OF_LOOKUP * len(self._words)
 
     def append(self, values: Sequence[Value | None]) -> None:
         self._codes.append(
@@ -122,6 +127,7 @@ class StringColumn:
             code = len(self._words)
             # In this order: a reader that finds a code must find its word.
             self._words.append(word)
+            self._word_bytes += sys.getsizeof(word)
             self._code_of[word] = code
         return code
 
@@ -326,7 +332,7 @@ class Columns:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, that of the dictionaries of words left out."""
+        """Bytes in memory, those of Python's objects estimated."""
         return sum(column.nbytes for column in self._columns.values())
 
     def __getitem__(self, name: str) -> Column:

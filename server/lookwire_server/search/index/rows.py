@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookwire_server.search.fields import Field, Values
-from lookwire_server.search.index.columns import Columns, Mask
+from lookwire_server.search.index.columns import BYTES_OF_LOOKUP, Columns, Mask
 from lookwire_server.search.index.growing import GrowingArray
 from lookwire_server.search.vectors import HalfMatrix, Matrix
 
 NOWHERE = -1
-# An entry of a dict that is two thirds full, with the int that it points to, and the pointer in the list of ids.
-BYTES_OF_ID_LOOKUP = 104 + 32 + 8
 
 
 class Rows:
@@ -106,7 +104,7 @@ class Rows:
     def row_bytes(self) -> int:
         """Bytes in memory of all the rest, estimated from the sizes of Python's objects."""
         arrays = self._keys.nbytes + self._previous.nbytes + self.columns.nbytes
-        return arrays + self._id_bytes + BYTES_OF_ID_LOOKUP * self.count
+        return arrays + self._id_bytes + BYTES_OF_LOOKUP * self.count
 
     def with_columns(self, columns: Columns) -> "Rows":
         """Returns the same rows with other field values, for whoever appends from now on; readers keep what they have."""
