@@ -85,9 +85,13 @@ class Sealed(Protocol):
         """Writes the index to a new file."""
 
 
-def scaled(effort: int, count: int, match_count: int) -> int:
-    """Returns the effort that looks at as many matches as `effort` does where every slot matches."""
-    return ceil(effort * count / match_count)
+def scaled(effort: int, count: int, match_count: int, power: float) -> int:
+    """Returns the effort that has the recall of `effort` where only so many of the slots match.
+
+    With a power of 1 it looks at as many matches. What matches may lie further from the query than what does not, so that more is
+    needed.
+    """
+    return ceil(effort * (count / match_count) ** power)
 
 
 def bitmap(selected: Mask | None) -> Any:
