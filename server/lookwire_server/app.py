@@ -55,17 +55,20 @@ async def serve(settings: Settings, levels: Levels) -> None:
         stack.callback(decoder.close)
         repository = model_repository(settings, decoder, metrics, stop)
         stack.push_async_callback(close_models, repository, settings.exit_timeout_secs, stop)
-        await repository.start()
-        encoders = Encoders(repository)
-        collections = await asyncio.to_thread(
-            Collections.open,
-            settings.data_dir,
-            metrics,
-            search_threads=settings.search_threads,
-            on_failure=stop.writing_failed,
-            probe=probe_by(encoders),
+        opening = asyncio.create_task(
+            asyncio.to_thread(
+                Collections.open,
+                settings.data_dir,
+                metrics,
+                search_threads=settings.search_threads,
+                on_failure=stop.writing_failed,
+                probe=probe_by(Encoders(repository)),
+            )
         )
-        stack.push_async_callback(asyncio.to_thread, collections.close)
+        stack.push_async_callback(close_collections, opening)
+        # Models are loaded while the collections are read.
+        await repository.start()
+        collections = await opening
         health = HealthServicer(repository, SERVICES, strict=settings.strict_readiness)
         inference = inference_servicer(settings, repository, health, levels, metrics)
         if settings.allow_metrics:
@@ -76,7 +79,7 @@ async def serve(settings: Settings, levels: Levels) -> None:
         servers: list[Server | HttpServer] = []
         stack.push_async_callback(stop_all, servers, settings.exit_timeout_secs)
         if settings.allow_grpc:
-            server = Server(settings, health, inference, encoders, collections, metrics)
+            server = Server(settings, health, inference, Encoders(repository), collections, metrics)
             await server.start()
             servers.append(server)
             listening["grpc"] = server.address
@@ -174,6 +177,13 @@ async def close_models(repository: Repository, timeout: float, stop: Stop) -> No
         await asyncio.wait_for(repository.close(), timeout)
     except TimeoutError:
         stop.failures.append(f"models did not finish their work within --exit-timeout-secs {timeout:g}")
+
+
+async def close_collections(opening: "asyncio.Task[Collections]") -> None:
+    """Closes the collections, if they could be opened; whoever waited for that knows why not."""
+    await asyncio.wait([opening])
+    if opening.exception() is None:
+        await asyncio.to_thread(opening.result().close)
 
 
 async def stop_all(servers: list[Server | HttpServer], timeout: float) -> None:

@@ -11,6 +11,7 @@
     ├── QueueFull              a bounded queue has no room, or not in time
     ├── QueueTimeout           a request waited longer in a queue than its model allows
     ├── Overloaded             the requests in flight hold as many bytes as the server allows
+    ├── ReplyTooLarge          what was asked for is more than one reply may hold
     ├── DeadlineExceeded       nobody waits for the answer any more
     ├── Unavailable            the server, or a part of it, is stopping or not ready
     ├── StorageFailure         the disk refused a write; nothing of the request was kept
@@ -98,6 +99,11 @@ class Overloaded(LookwireError):
     code = "RESOURCE_EXHAUSTED"
     reason = "OVERLOADED"
     retry_after = 1.0
+
+
+class ReplyTooLarge(LookwireError):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REPLY_TOO_LARGE"
 
 
 class DeadlineExceeded(LookwireError):

@@ -73,6 +73,8 @@ def test_create_collection_says_how_it_is_indexed(client: Client, server: FakeSe
     ]
     with pytest.raises(ValueError, match="'tree' is not a valid IndexKind"):
         client.create_collection("shop", index=IndexSettings("tree"))
+    with pytest.raises(TypeError, match=r"^index is a lookwire\.IndexSettings, not str$"):
+        client.update_collection("shop", index="hnsw")  # type: ignore[arg-type]
 
 
 def test_create_collection_refuses_an_unknown_type(client: Client, server: FakeServer) -> None:

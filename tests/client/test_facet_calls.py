@@ -52,3 +52,9 @@ def test_fields_are_a_list(client: Client) -> None:
     """One string in the place of the fields is an error, not a list of its letters."""
     with pytest.raises(TypeError, match="not one string"):
         client.facet_items("shop", "colour")
+
+
+def test_limit_is_at_least_1(client: Client) -> None:
+    """A limit of 0 is an error, not the server's default."""
+    with pytest.raises(ValueError, match="limit is at least 1, not 0"):
+        client.facet_items("shop", ["colour"], limit=0)

@@ -208,6 +208,13 @@ def test_search_refuses_what_cannot_be_sent(client: Client, server: FakeServer) 
         client.search("shop", text="red", hybrid=Hybrid(""))
     with pytest.raises(TypeError, match="fields of a hybrid search are a list"):
         client.search("shop", text="red", hybrid=Hybrid(fields="title"))
+    wrong = {"hybrid": ("red", "Hybrid"), "group_by": ("product", "GroupBy"), "diversity": (0.5, "Diversity")}
+    for option, (value, wanted) in wrong.items():
+        arguments: dict[str, Any] = {option: value}
+        with pytest.raises(TypeError, match=rf"^{option} is a lookwire\.{wanted}, not {type(value).__name__}$"):
+            client.search("shop", text="red", **arguments)
+    with pytest.raises(TypeError, match="words of a hybrid search are a string, not int"):
+        client.search("shop", text="red", hybrid=Hybrid(5))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="payload_fields are a list"):
         client.search("shop", text="red", payload_fields="title")
     with pytest.raises(ValueError, match="give searches"):

@@ -12,7 +12,6 @@ from lookwire_server.errors import (
     FailedPrecondition,
     InvalidArgument,
     InvalidVector,
-    LookwireError,
     NotFound,
 )
 from lookwire_server.search.collection import Collection
@@ -92,23 +91,22 @@ def test_vectors_of_any_length_are_normalised(collection: Collection, scale: flo
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "path"),
+    ("options", "path", "said"),
     [
-        ({"top_k": 0}, InvalidArgument, "top_k"),
-        ({"top_k": 1_001}, InvalidArgument, "top_k"),
-        ({"score_threshold": 1.5}, InvalidArgument, "score_threshold"),
-        ({"score_threshold": math.nan}, InvalidArgument, "score_threshold"),
-        ({"filter": Equals("colour", "red")}, InvalidArgument, "filter.equals.field"),
+        ({"top_k": 0}, "top_k", "1 to 1000 hits, not 0"),
+        ({"top_k": 1_001}, "top_k", "1 to 1000 hits, not 1001"),
+        ({"score_threshold": 1.5}, "score_threshold", "a cosine, in [-1, 1], got 1.5"),
+        ({"score_threshold": math.nan}, "score_threshold", "got nan"),
+        ({"filter": Equals("colour", "red")}, "filter.equals.field", "no field 'colour'"),
     ],
 )
-async def test_bad_searches_are_refused(
-    collection: Collection, options: dict[str, Any], error: type[LookwireError], path: str
-) -> None:
-    """A search outside the limits is refused with the field that is at fault."""
-    with pytest.raises(error) as caught:
+async def test_bad_searches_are_refused(collection: Collection, options: dict[str, Any], path: str, said: str) -> None:
+    """A search outside the limits is refused with the field that is at fault, the limit and what was given."""
+    with pytest.raises(InvalidArgument) as caught:
         await collection.search(ONE, SearchOptions(**options))
 
     assert caught.value.field == path
+    assert said in caught.value.message
 
 
 async def test_sequence_not_reached_is_refused(collection: Collection) -> None:

@@ -48,6 +48,22 @@ async def test_items_that_float16_confuses_are_in_order(collections: Collections
     assert np.argmax(by_half) != order[0]
 
 
+async def test_many_items_that_float16_confuses_are_all_compared(collections: Collections) -> None:
+    """However many items lie closer together than float16 can tell, the nearest are found."""
+    query: Vector = unit(np.random.default_rng(0).standard_normal((1, WIDE)))[0]
+    collection = await collections.create(NewCollection("c", "clip", "f", WIDE, ()))
+    vectors = near(query, 1_500, 1e-3)
+    for first in range(0, len(vectors), 500):
+        part = range(first, first + 500)
+        await collection.upsert([NewItem(f"n{number}", b"") for number in part], vectors[first : first + 500])
+
+    result = await collection.search(query, SearchOptions(top_k=10))
+
+    cosines = np.sort(vectors.astype(np.float64) @ query)[::-1]
+    np.testing.assert_allclose(result.scores, cosines[:10], atol=2e-7)
+    assert result.plan.candidate_count > 1_000
+
+
 async def test_scores_stay_within_a_cosine(collections: Collections) -> None:
     """A vector's score with itself is never above 1, however it rounds, and its threshold keeps it."""
     collection = await collections.create(NewCollection("c", "clip", "f", WIDE, ()))

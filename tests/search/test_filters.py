@@ -16,6 +16,7 @@ from lookwire import Client, Item, errors, field
 from lookwire import Filter as ClientFilter
 from lookwire.v1 import filter_pb2
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.rpc.filters import from_message
 from lookwire_server.search.fields import Field, FieldType, Values, read_payload
 from lookwire_server.search.filters import (
     AllOf,
@@ -116,6 +117,17 @@ def test_equal_strings_are_folded() -> None:
         assert not column.equal("blue", index.view.count).any()
 
 
+def test_equal_strings_are_composed() -> None:
+    """A letter and its accent are equal to the one character for both."""
+    index = VectorIndex(2, FIELDS, 0)
+    index.upsert(Upsert(1, ["a"], [1], np.ones((1, 2), np.float32), [{"brand": "Cre\u0300me"}]))
+    index.publish()
+    column = index.view.columns["brand"]
+
+    assert isinstance(column, StringColumn)
+    assert column.equal("CR\u00c8ME", 1).all()
+
+
 def test_integers_beyond_doubles_compare_exactly() -> None:
     """Neighbours that are one and the same double are told apart."""
     items: Items = {"even": {"stock": 2**53}, "odd": {"stock": 2**53 + 1}}
@@ -139,10 +151,13 @@ def test_every_bound_is_exact(side: str, bound: float) -> None:
 
 
 def test_integer_value_fits_a_double_field() -> None:
-    """An int64 compares with a double field as the double that the payload's integer became."""
-    items: Items = {"a": {"price": 2**53 + 1}, "b": {"price": 4.5}}
+    """An int64 equals the double that is exactly as large, not its neighbour; in a list it takes nothing from the others."""
+    items: Items = {"a": {"price": 2.0**53}, "b": {"price": 4.5}, "c": {"price": 4}}
 
-    assert selected(Equals("price", 2**53 + 1), items) == ["a"]
+    assert selected(Equals("price", 2**53), items) == ["a"]
+    assert selected(Equals("price", 2**53 + 1), items) == []
+    assert selected(In("price", (2**53 + 1, 4)), items) == ["c"]
+    assert selected(Equals("price", 2**63 - 1), {"a": {"price": 2.0**63}}) == []
 
 
 def test_times_compare_as_moments() -> None:
@@ -185,6 +200,45 @@ def test_times_are_bounded_by_callers(client: Client) -> None:
     client.delete_collection("times")
 
 
+VALUES = [filter_pb2.FieldValue(int64_value=number) for number in range(4_000)]
+LONG = filter_pb2.Filter(in_values=filter_pb2.InCondition(field="stock", values=VALUES))
+NAMED = filter_pb2.Filter(ids=filter_pb2.IdsCondition(ids=["a"] * 2_001))
+DEEP = filter_pb2.Filter(ids=filter_pb2.IdsCondition())
+for _ in range(16):
+    DEEP = filter_pb2.Filter(none_of=filter_pb2.FilterList(filters=[DEEP]))
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "said"),
+    [
+        ({"geo_radius": {"field": "place", "radius_meters": 10_000}}, "geo_radius.center", "distances are measured"),
+        ({"geo_box": {"field": "place", "north_east": {}}}, "geo_box.south_west", "both corners"),
+        ({"geo_box": {"field": "place", "south_west": {}}}, "geo_box.north_east", "both corners"),
+        ({"equals": {"field": "stock"}}, "equals.value", "set one of string_value"),
+        (
+            {"in_values": {"field": "stock", "values": [VALUES[0], {}]}},
+            "in_values.values[1]",
+            "set one of string_value",
+        ),
+        (
+            {"any_of": {"filters": [LONG, LONG, NAMED]}},
+            "any_of.filters[2].ids.ids",
+            "at most 10000 values and ids in all",
+        ),
+        ({"all_of": {"filters": [NAMED, LONG, LONG]}}, "all_of.filters[2].in_values.values", "it has 10001"),
+        ({"any_of": {"filters": [DEEP]}}, "any_of.filters[0]" + ".none_of.filters[0]" * 15, "at most 16 levels"),
+        ({"any_of": {"filters": [{"ids": {}}] * 256}}, "any_of.filters[255]", "at most 256 nodes"),
+    ],
+)
+def test_incomplete_or_large_message_is_refused(message: dict[str, Any], path: str, said: str) -> None:
+    """A filter that lacks a point or a value, or is too large, is refused while it is read, with the path."""
+    with pytest.raises(InvalidArgument) as caught:
+        from_message(filter_pb2.Filter(**message))
+
+    assert caught.value.field == f"filter.{path}"
+    assert said in caught.value.message
+
+
 def test_radius_reaches_over_the_antimeridian() -> None:
     """Two points beside the date line are near each other; 1 degree of the equator is 111,195 m."""
     items: Items = {"east": {"place": {"lat": 0, "lon": 179.5}}, "far": {"place": {"lat": 0, "lon": 178}}}
@@ -210,12 +264,17 @@ def nested(levels: int) -> Filter:
         (Equals("colour", "red"), "filter.equals.field", "no field 'colour': it declares 'brand', 'stock'"),
         (Exists("c" * 5_000), "filter.exists.field", "no field 'ccc"),
         (Equals("place", "x"), "filter.equals.field", "is a geo point"),
-        (Equals("brand", 1), "filter.equals.value", "is a string"),
-        (Equals("stock", 1.0), "filter.equals.value", "is a int64"),
-        (Equals("stock", True), "filter.equals.value", "is a int64"),
-        (Equals("stock", 2**63), "filter.equals.value", "is a int64"),
+        (
+            Equals("brand", 1),
+            "filter.equals.value",
+            "is a string, so its values are compared with a string_value, not 1",
+        ),
+        (Equals("stock", 1.0), "filter.equals.value", "is an int64"),
+        (Equals("stock", True), "filter.equals.value", "is an int64"),
+        (Equals("stock", 2**63), "filter.equals.value", "is an int64"),
         (Equals("price", True), "filter.equals.value", "is a double"),
-        (Equals("price", math.nan), "filter.equals.value", "is a double"),
+        (Equals("price", math.nan), "filter.equals.value", "a finite number, not nan"),
+        (Equals("stock", "x" * 5_000), "filter.equals.value", "not 'xxx"),
         (Equals("new", 1), "filter.equals.value", "is a bool"),
         (In("brand", ("a", 2)), "filter.in_values.values[1]", "is a string"),
         (In("brand", ("a",) * 10_001), "filter.in_values.values", "at most 10000"),
@@ -230,7 +289,7 @@ def nested(levels: int) -> Filter:
         (Equals("title", "a"), "filter.equals.field", "is a text, which only exists"),
         (In("made", (1,)), "filter.in_values.field", "is a timestamp, which time_range and exists apply to"),
         (Range("made", gt=1), "filter.range.field", "is a timestamp, which time_range and exists apply to"),
-        (TimeRange("stock", gt=1), "filter.time_range.field", "is a int64, which equals"),
+        (TimeRange("stock", gt=1), "filter.time_range.field", "is an int64, which equals"),
         (TimeRange("made"), "filter.time_range", "a time range has at least one"),
         (TimeRange("made", gt=1, gte=1), "filter.time_range", "gt or gte"),
         (TimeRange("when", gt=1), "filter.time_range.field", "no field 'when'"),
@@ -242,6 +301,11 @@ def nested(levels: int) -> Filter:
         (GeoBox("place", 1, 0, 0, 1), "filter.geo_box", "south"),
         (GeoBox("place", 0, 0, 1, 200), "filter.geo_box.north_east.longitude_degrees", "-180 and 180"),
         (Ids(("a",) * 10_001), "filter.ids.ids", "at most 10000"),
+        (
+            AnyOf((In("stock", (1,) * 4_000), Ids(("a",) * 4_000), In("brand", ("a",) * 2_001))),
+            "filter.any_of.filters[2].in_values.values",
+            "at most 10000 values and ids in all; with these 2001 it has 10001",
+        ),
         (
             AllOf((Exists("brand"), NoneOf((AnyOf((Exists("x"),)),)))),
             "filter.all_of.filters[1].none_of.filters[0].any_of.filters[0].exists.field",
@@ -262,11 +326,12 @@ def test_bad_filter_is_refused(filter: Filter, path: str, said: str) -> None:
 
 
 def test_largest_filters_are_taken() -> None:
-    """256 nodes, 16 levels and 10,000 values are allowed."""
+    """256 nodes, 16 levels, and 10,000 values and ids in all are allowed."""
     check_filter(AnyOf((Exists("brand"),) * 255), DECLARED)
     check_filter(nested(16), DECLARED)
     check_filter(In("brand", ("a",) * 10_000), DECLARED)
     check_filter(Ids(("a",) * 10_000), DECLARED)
+    check_filter(AllOf((Ids(("a",) * 4_000), In("brand", ("a",) * 6_000))), DECLARED)
 
 
 def test_collection_without_fields_says_so() -> None:

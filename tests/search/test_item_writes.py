@@ -412,7 +412,12 @@ def test_merge_patch_keeps_what_it_does_not_name() -> None:
         (b"{}", b"\xff", "the merge patch is not UTF-8"),
         (b"{}", b'{"a":NaN}', "NaN is not a JSON number"),
         (b'{"a":1e999}', b"{}", "beyond the range of a double"),
-        (b"{}", b'{"a":' * 990 + b"1" + b"}" * 990, "nested too deeply"),
+        (
+            b"{}",
+            b'{"a":' * 65 + b"1" + b"}" * 65,
+            "the merge patch has objects and arrays within each other in more than 64",
+        ),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, b"{}", "the stored payload has objects and arrays"),
         (b"{}", b" " * (MAX_PAYLOAD_BYTES + 1), "the merge patch has 65537 bytes"),
     ],
 )

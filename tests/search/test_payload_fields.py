@@ -5,10 +5,16 @@ import json
 import pytest
 
 from lookwire_server.errors import InvalidArgument
-from lookwire_server.search.fields import Field, FieldType, check_fields, read_payload
+from lookwire_server.search.fields import Field, FieldType, check_fields, read_payload, read_stored_payload
 
 FIELDS = [Field(type.name.lower(), type) for type in FieldType]
 DEEP = b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+
+
+def nested(levels: int) -> bytes:
+    """A payload of so many objects and arrays within each other, with brackets in strings that count for nothing."""
+    opened = [b'{"[[[[\\"[[[":', b"["] * (levels // 2)
+    return b"".join(opened) + b'"{{{{"' + b"]}" * (levels // 2)
 
 
 def test_reads_declared_fields() -> None:
@@ -56,8 +62,9 @@ def test_absent_and_null_are_no_value() -> None:
         ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
         ('{"a": 1}'.encode("utf-16-le"), "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
-        (DEEP, "nested too deeply"),
-        (b'{"a": ' + b"9" * 5_000 + b"}", "not JSON"),
+        (DEEP, "in more than 64 levels"),
+        (nested(66), "in more than 64 levels"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "has an integer of more than 4300 digits"),
         (b'{"a": "' + b"x" * 65_536 + b'"}', "at most 65536"),
         (b'{"string": 1}', "must be a string"),
         (rb'{"string": "\ud800"}', "must be a string of whole Unicode characters"),
@@ -95,6 +102,22 @@ def test_bad_payload_is_refused(payload: bytes, said: str) -> None:
 
     assert caught.value.field == "items[3].payload"
     assert said in caught.value.message
+    assert "sys." not in caught.value.message
+
+
+def test_payload_of_the_greatest_depth_is_taken() -> None:
+    """64 levels are allowed, however many objects, arrays and brackets in strings there are besides."""
+    read_payload(nested(64), FIELDS, "payload")
+    read_payload(b'{"a":[' + b",".join([b"[{}]"] * 10_000) + b"]}", FIELDS, "payload")
+
+
+def test_stored_payload_is_read_beyond_the_limits() -> None:
+    """What was accepted under other limits is read, and what cannot be read is InvalidArgument at any depth."""
+    deep = b'{"bool": true, "a":' + nested(200) + b"}"
+
+    assert read_stored_payload(deep, FIELDS) == {"bool": True}
+    with pytest.raises(InvalidArgument, match="nested too deeply"):
+        read_stored_payload(DEEP, FIELDS)
 
 
 def test_payload_of_the_greatest_size_is_taken() -> None:

@@ -30,13 +30,20 @@ def unit(count: int, dimension: int, seed: int) -> Vectors:
 
 @given(st.integers(0, 40), st.integers(1, 50), st.floats(0, 1), st.integers(0, 1_000))
 def test_diversity_follows_its_formula(size: int, count: int, weight: float, seed: int) -> None:
-    """Each hit is the candidate of the largest (1 - weight) x relevance - weight x largest cosine with those before."""
+    """Each hit is the candidate of the largest (1 - weight) x relevance - weight x largest cosine with those before.
+
+    Those that are to come first do.
+    """
     vectors = unit(size, 5, seed)
     relevance = vectors @ unit(1, 5, seed + 1)[0]
 
-    chosen = diverse(vectors, relevance, weight, count).tolist()
+    first = np.arange(size) % 5 == 2
+
+    chosen = diverse(vectors, relevance, first, weight, count).tolist()
 
     assert len(chosen) == len(set(chosen)) == min(size, count)
+    assert first[chosen].tolist() == sorted(first[chosen], reverse=True)
+    assert np.count_nonzero(first[chosen]) == min(np.count_nonzero(first), count)
     for place, position in enumerate(chosen):
         before = chosen[:place]
 
@@ -46,7 +53,9 @@ def test_diversity_follows_its_formula(size: int, count: int, weight: float, see
             likeness = max(float(vectors[candidate] @ vectors[other]) for other in before)
             return (1 - weight) * float(relevance[candidate]) - weight * likeness
 
-        rest = [candidate for candidate in range(size) if candidate not in before]
+        rest = [
+            candidate for candidate in range(size) if candidate not in before and first[candidate] == first[position]
+        ]
         assert gain(position) == pytest.approx(max(map(gain, rest)), abs=1e-5)
 
 
@@ -55,7 +64,7 @@ def test_diversity_of_weight_0_changes_nothing() -> None:
     vectors = unit(30, 4, 3)
     relevance = vectors[:, 0]
 
-    assert diverse(vectors, relevance, 0, 10).tolist() == np.argsort(-relevance)[:10].tolist()
+    assert diverse(vectors, relevance, np.zeros(30, np.bool_), 0, 10).tolist() == np.argsort(-relevance)[:10].tolist()
 
 
 @given(
@@ -103,7 +112,7 @@ def test_what_is_missing_of_groups() -> None:
 
 
 def test_ranks_are_fused_by_their_reciprocals() -> None:
-    """A score is the sum of weight / (60 + rank) over the legs that have the item, and 1 more for equality."""
+    """A score is the sum of weight / (60 + rank) over the legs that have the item."""
     legs = fused(
         Hybrid("words", vector_weight=2.0, word_weight=0.5),
         keys=np.array([30, 10, 40, 20]),
@@ -117,7 +126,7 @@ def test_ranks_are_fused_by_their_reciprocals() -> None:
     assert legs.vector_ranks.tolist() == [0, 1, 3, 2]
     assert legs.word_ranks.tolist() == [1, 0, 0, 2]
     assert legs.word_scores.tolist() == [7, 0, 0, 5]
-    np.testing.assert_allclose(legs.fused, [1 + 0.5 / 61, 2 / 61, 2 / 63, 2 / 62 + 0.5 / 62])
+    np.testing.assert_allclose(legs.fused, [0.5 / 61, 2 / 61, 2 / 63, 2 / 62 + 0.5 / 62])
 
 
 @given(st.floats(-0.5, 0.5), st.floats(0.01, 0.3), st.integers(0, 10_000_000), st.floats(-1, 1))

@@ -229,9 +229,10 @@ def test_hybrid_puts_what_is_equal_first(words: Collection) -> None:
     }
     assert {id for id, rank in zip(result.ids, legs.word_ranks.tolist(), strict=True) if rank} == {"0", "1", "2", "4"}
     assert ((legs.word_scores > 0) == (legs.word_ranks > 0)).all()
-    by_hand = legs.equal + 1 / (60 + legs.vector_ranks) + np.where(legs.word_ranks, 1 / (60 + legs.word_ranks), 0)
+    by_hand = 1 / (60 + legs.vector_ranks) + np.where(legs.word_ranks, 1 / (60 + legs.word_ranks), 0)
     np.testing.assert_allclose(legs.fused, by_hand)
-    assert (np.diff(legs.fused) <= 0).all()
+    assert (np.diff(legs.fused[:2]) <= 0).all()
+    assert (np.diff(legs.fused[2:]) <= 0).all()
 
 
 def test_hybrid_weights(words: Collection) -> None:
@@ -240,11 +241,50 @@ def test_hybrid_weights(words: Collection) -> None:
     assert search(words, AXIS, hybrid=Hybrid("shoe", word_weight=0)).ids == ["5", "4", "3", "2", "1", "0"]
 
 
+@pytest.mark.parametrize("weights", [(1_000.0, 1_000.0), (3e38, 1.0), (0.0, 3e38), (0.001, 0.0)])
+@pytest.mark.parametrize("diversity", [None, Diversity(0.9), Diversity(1.0)])
+def test_equal_items_are_first_whatever_the_weights(
+    words: Collection, weights: tuple[float, float], diversity: Diversity | None
+) -> None:
+    """No weight of the legs, and no diversity, brings another item before those that are equal to the words."""
+    result = search(words, AXIS, hybrid=Hybrid("red shoe", (), *weights), diversity=diversity)
+
+    assert set(result.ids[:2]) == {"0", "2"}
+
+
+def test_first_hits_do_not_depend_on_top_k(collections: Collections) -> None:
+    """The first ten of a hybrid search are the same for every number of hits up to 50."""
+    vectors = unit(2_000)
+    titles = [" ".join(RANDOM.choice(["red", "blue", "dress", "hat", "wool"], 4)) for _ in vectors]
+    collection = made(collections, [{"title": title} for title in titles], vectors)
+
+    for query in unit(8):
+        few = search(collection, query, top_k=10, hybrid=Hybrid("red dress")).ids
+        assert search(collection, query, top_k=50, hybrid=Hybrid("red dress")).ids[:10] == few
+
+
+def test_word_leg_says_what_it_reached(collections: Collections) -> None:
+    """The word leg goes 160 items deep and a few more, and ranks none beyond, though they have the words."""
+    collection = made(collections, [{"title": "shoe " + "x " * place} for place in range(400)], unit(400))
+
+    deep = search(collection, AXIS, top_k=50, hybrid=Hybrid("shoe", vector_weight=0, word_weight=1))
+    by_vectors = search(collection, AXIS, top_k=50, hybrid=Hybrid("shoe", word_weight=0))
+
+    assert deep.legs is not None
+    assert by_vectors.legs is not None
+    assert deep.legs.word_ranks.tolist() == list(range(1, 51))
+    assert 0 in by_vectors.legs.word_ranks
+    reached = by_vectors.legs.word_ranks > 0
+    expected = np.array([int(id) < 168 for id in by_vectors.ids])
+    assert (reached == expected).all()
+
+
 def test_equal_strings_come_first(words: Collection) -> None:
     """A string that is equal to the words brings its item to the front, though no text has the words."""
     result = search(words, -AXIS, top_k=1, hybrid=Hybrid("ACME"))
+    alone = search(words, -AXIS, hybrid=Hybrid("ACME", vector_weight=0))
 
-    assert result.ids == ["3"]
+    assert result.ids == alone.ids == ["3"]
 
 
 def test_hybrid_obeys_filter_thresholds_and_exclusions(words: Collection) -> None:
@@ -490,9 +530,9 @@ def test_plain_search_reads_once(shop: tuple[Collection, Any, Any], monkeypatch:
     rounds: list[int] = []
     plain: Callable[..., Any] = searcher._Search._read
 
-    def read(self: Any, keys: list[int]) -> Any:
+    def read(self: Any, view: Any, keys: list[int], rank: Any) -> Any:
         rounds.append(len(keys))
-        return plain(self, keys)
+        return plain(self, view, keys, rank)
 
     monkeypatch.setattr(searcher._Search, "_read", read)
 

@@ -147,7 +147,7 @@ def test_effort_zero_compares_every_item(
     [
         (None, {"exact": Method.EXACT, "ivf": Method.IVF, "hnsw": Method.HNSW}),
         (0.7, {"exact": Method.EXACT, "ivf": Method.IVF, "hnsw": Method.HNSW}),
-        (0.3, {"exact": Method.EXACT, "ivf": Method.IVF, "hnsw": Method.EXACT}),
+        (0.45, {"exact": Method.EXACT, "ivf": Method.IVF, "hnsw": Method.EXACT}),
         (0.003, {"exact": Method.EXACT, "ivf": Method.EXACT, "hnsw": Method.EXACT}),
     ],
 )
@@ -202,13 +202,13 @@ def test_search_that_finds_too_few_compares_every_item(
 def test_probes_rise_as_matches_fall(
     indexes: dict[str, Sealed], queries: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An inverted file probes twice the cells where half of the items match, and never more than there are."""
+    """An inverted file probes 2 ** 1.5 times the cells where half of the items match, and never more than there are."""
     monkeypatch.setattr(ivf, "EXACT_MATCHES", 100)
     index = indexes["ivf"]
 
     probes = [index.search(queries, 10, mask(1), matches, 10).probes for matches in (COUNT, COUNT // 2, 101)]
 
-    assert probes == [10, 20, index.max_effort]
+    assert probes == [10, 29, index.max_effort]
 
 
 @KINDS

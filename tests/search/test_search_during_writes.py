@@ -132,18 +132,27 @@ async def test_replaced_hit_is_searched_again(
     assert result.sequence == 1 + times
 
 
-async def test_hit_that_never_stands_still_is_left_out(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a hit is replaced at every attempt it is dropped, and the others are returned."""
-    await collection.upsert([NewItem("a", b""), NewItem("b", b'{"stock": 9}')], np.eye(DIMENSION)[:2])
+@pytest.mark.parametrize(
+    ("filter", "ids"),
+    [(None, ["b", "a"]), (Range("stock", lte=ATTEMPTS), ["a"]), (Range("stock", lt=ATTEMPTS), [])],
+)
+async def test_hit_that_never_stands_still_is_taken_as_it_is(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, filter: Range | None, ids: list[str]
+) -> None:
+    """If a hit is replaced at every attempt its newest version is returned, with the score of that, if it still matches."""
+    await collection.upsert([NewItem("a", b'{"stock": 0}'), NewItem("b", b'{"stock": 9}')], np.eye(DIMENSION)[[0, 0]])
     interference = Interference(collection, ATTEMPTS, monkeypatch)
 
-    result = await collection.search(np.array([1.0, 0, 0, 0]), SearchOptions(include_vectors=True))
+    result = await collection.search(np.array([1.0, 0, 0, 0]), SearchOptions(filter=filter))
 
-    assert (result.ids, result.payloads) == (["b"], [b'{"stock": 9}'])
-    assert result.vectors is not None
-    np.testing.assert_array_equal(result.vectors, np.eye(DIMENSION)[1:2])
-    assert len(result.scores) == 1
     assert interference.version == ATTEMPTS
+    assert result.ids == ids
+    found = {
+        "a": (1 / np.sqrt(2 + ATTEMPTS**2), b'{"stock": %d}' % ATTEMPTS),
+        "b": (1.0, b'{"stock": 9}'),
+    }
+    np.testing.assert_allclose(result.scores, [found[id][0] for id in ids], rtol=1e-6)
+    assert result.payloads == [found[id][1] for id in ids]
 
 
 async def test_listing_by_filter_survives_replacement(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,6 +285,31 @@ async def test_taken_and_impossible_names_are_refused(collections: Collections, 
     assert (tmp_path / "outside.snapshot").exists()
 
 
+async def test_only_files_are_snapshots(collections: Collections, tmp_path: Path) -> None:
+    """A pipe, a device and a directory among the snapshots are refused at once, and the others are listed."""
+    await collections.create(SHOES)
+    snapshots = collections.snapshots
+    snapshot = await snapshots.create("shoes")
+    os.mkfifo(tmp_path / "snapshots" / "pipe.snapshot")
+    (tmp_path / "snapshots" / "device.snapshot").symlink_to("/dev/zero")
+    (tmp_path / "snapshots" / "directory.snapshot").mkdir()
+    try:
+        async with asyncio.timeout(5):
+            for name, said in (
+                ("pipe", "no regular file"),
+                ("device", "no regular file"),
+                ("directory", "a directory"),
+            ):
+                with pytest.raises(FailedPrecondition, match=f"{name}.snapshot .*{said}"):
+                    await snapshots.restore(name, "again")
+            with pytest.raises(NotFound, match="no snapshot 'directory'"):
+                await snapshots.delete("directory")
+            assert await snapshots.list() == (snapshot,)
+    finally:
+        # Lets go of whoever waits for a writer.
+        os.close(os.open(tmp_path / "snapshots" / "pipe.snapshot", os.O_RDWR))
+
+
 async def test_alias_is_a_taken_name(collections: Collections) -> None:
     """A snapshot is not restored under the name of an alias."""
     shoes = await collections.create(SHOES)

@@ -5,14 +5,15 @@ from pathlib import Path
 import apsw
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from lookwire_server.errors import FailedPrecondition
+from lookwire_server.errors import FailedPrecondition, InvalidArgument
 from lookwire_server.metrics import Metrics
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.filters import Equals
 from lookwire_server.search.index import load
-from lookwire_server.search.items import NewItem
+from lookwire_server.search.items import NewItem, PayloadUpdate
 from lookwire_server.search.search_options import SearchOptions
 from lookwire_server.search.store import schema
 from lookwire_server.search.store.collections import NewCollection
@@ -81,6 +82,37 @@ async def test_everything_is_there_after_a_restart(open_collections: Open, monke
     shoes, hats = reopened.get("shoes"), reopened.get("hats")
     assert (await shoes.search(np.eye(4)[3], SearchOptions(filter=Equals("stock", 3)))).ids == ["s3"]
     assert (await hats.search(np.array([1, 4]), SearchOptions(top_k=1))).ids == ["h4"]
+
+
+async def test_payload_of_any_depth_survives_a_restart(open_collections: Open, tmp_path: Path) -> None:
+    """The deepest payload comes back, a deeper one is refused, and one of other limits never keeps a server from its start."""
+    collections = open_collections()
+    shoes = await collections.create(SHOES)
+    deepest = b'{"stock": 1, "x": ' + b"[" * 63 + b"]" * 63 + b"}"
+    deeper = deepest.replace(b"[]", b"[[]]")
+    vectors = np.eye(4)[:3]
+    await shoes.upsert([NewItem("deepest", deepest), NewItem("older", b""), NewItem("unread", b"")], vectors)
+    for wrong, path in (
+        (shoes.upsert([NewItem("no", deeper)], vectors[:1]), "items[0].payload"),
+        (shoes.update_payloads([PayloadUpdate("older", deeper)]), "updates[0].replacement"),
+    ):
+        with pytest.raises(InvalidArgument, match="in more than 64 levels") as refused:
+            await wrong
+        assert refused.value.field == path
+    collections.close()
+    connection = apsw.Connection(str(tmp_path / "lookwire.db"))
+    for id, levels in (("older", 500), ("unread", 30_000)):
+        payload = b'{"stock": 1, "x": ' + b"[" * levels + b"]" * levels + b"}"
+        connection.execute("UPDATE items SET payload = ? WHERE id = ?", (payload, id))
+    connection.close()
+
+    with capture_logs() as said:
+        reopened = open_collections().get("shoes")
+
+    assert reopened.item_count == 3
+    assert (await reopened.get_items(["deepest"])).items[0].payload == deepest
+    assert [item.id for item in (await reopened.list_items(Equals("stock", 1))).items] == ["deepest", "older"]
+    assert [(line["items"], line["reason"]) for line in said] == [("'unread'", "the payload is nested too deeply")]
 
 
 def test_closing_leaves_one_file(open_collections: Open, tmp_path: Path) -> None:

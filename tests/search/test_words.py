@@ -162,9 +162,11 @@ def test_equal_but_for_case_and_spaces(books: Collection) -> None:
         f="c",
         g="",
         h={"brand": "red dress"},
+        i="Cre\u0300me",
     )
 
     assert equal(books, "rEd dress ") == ["a", "b"]
+    assert equal(books, "CR\u00c8ME") == ["i"]
     assert equal(books, "c++") == ["e"]
     assert equal(books, "  ") == []
 

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from lookwire import Client, Item, Query, errors, field
+from lookwire import Client, Item, PayloadUpdate, Query, errors, field
 from lookwire.filters import Filter
 from lookwire.local import LocalServer
 from lookwire.v1 import (
@@ -105,6 +105,12 @@ INVALID: dict[str, tuple[Call, str]] = {
     "score_threshold": (search(query=search_service_pb2.Query(text="hat"), score_threshold=2.0), "score_threshold"),
     "cancelling mix": (
         lambda client, name: client.search(name, query=Query.mix((Query.text("hat"), 1.0), (Query.text("hat"), -1.0))),
+        "cancel",
+    ),
+    "cancelling mix of large weights": (
+        lambda client, name: client.search(
+            name, query=Query.mix((Query.item("red"), 3e38), (Query.item("red"), -1e38), (Query.item("red"), -2e38))
+        ),
         "cancel",
     ),
     "cancelling recommend": (
@@ -222,6 +228,28 @@ def test_unknown_names_are_not_found(client: Client, collection: str, case: str)
     assert isinstance(error, errors.NotFound), error
     assert words in error.message
     assert_unharmed(client, collection)
+
+
+OF_A_COLLECTION: dict[str, Callable[[Client], object]] = {
+    "search": lambda client: client.search("nowhere", text="hat"),
+    "upsert": lambda client: client.upsert("nowhere", [Item("x", text="hat")]),
+    "import": lambda client: client.import_items("nowhere", [Item("x", text="hat")]),
+    "update": lambda client: client.update_payloads("nowhere", [PayloadUpdate("x", replacement={})]),
+    "get": lambda client: client.get_items("nowhere", ["x"]),
+    "delete": lambda client: client.delete_items("nowhere", ["x"]),
+    "list": lambda client: list(client.list_items("nowhere")),
+    "count": lambda client: client.count_items("nowhere"),
+    "facets": lambda client: client.facet_items("nowhere", ["x"]),
+}
+
+
+@pytest.mark.parametrize("case", OF_A_COLLECTION)
+def test_unknown_collection_names_its_field(client: Client, case: str) -> None:
+    """Each call that is about a collection says where in the request the unknown name is."""
+    with pytest.raises(errors.NotFound, match="no collection 'nowhere'") as failure:
+        OF_A_COLLECTION[case](client)
+
+    assert [violation.field for violation in failure.value.violations] == ["collection"]
 
 
 def test_taken_name_already_exists(client: Client, collection: str) -> None:

@@ -91,10 +91,11 @@ def test_alias_is_a_name_for_every_call(client: Client, collection: str) -> None
 def test_update_that_does_not_fit_names_the_item(client: Client, collection: str) -> None:
     """A field of a type that an item's payload contradicts is FAILED_PRECONDITION with the item, and filters go on as before."""
     with pytest.raises(errors.FailedPrecondition, match="'kind' must be an integer") as failure:
-        client.update_collection(collection, fields={"kind": "int64"})
+        client.update_collection(collection, fields={"stock": "int64", "kind": "int64"})
 
     assert failure.value.metadata["item"] in ("red", "blue", "hat")
     assert failure.value.metadata["payload_field"] == "kind"
+    assert [violation.field for violation in failure.value.violations] == ["fields.fields[1]"]
     assert client.count_items(collection, filter=field("price") < 50) == 1
 
 

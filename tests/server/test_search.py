@@ -49,6 +49,18 @@ def test_every_kind_of_query(client: Client, collection: str) -> None:
     assert scores(query=liked) == cosines(stored["red"] - stored["hat"], "blue")
 
 
+@pytest.mark.parametrize("scale", [1e-45, 1e-7, 3e38])
+def test_weights_of_a_mix_count_by_their_ratio(client: Client, collection: str, scale: float) -> None:
+    """Weights may be as small or as large as a float can be: what they have in common changes nothing."""
+
+    def hits(*weights: float) -> list[tuple[str, Any]]:
+        mix = Query.mix(*zip((Query.item("red"), Query.item("blue")), weights, strict=True))
+        return [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in client.search(collection, query=mix).hits]
+
+    assert hits(scale, scale) == hits(1, 1)
+    assert hits(scale, -scale) == hits(1, -1)
+
+
 @pytest.mark.parametrize(
     ("filter", "expected"),
     [

@@ -46,7 +46,8 @@ def test_name_that_is_typed_comes_first(client: Client, shop: str) -> None:
     assert best.legs is not None
     assert best.legs.equal
     assert best.legs.vector_rank == by_vector.index(best.id) + 1
-    assert (best.legs.word_rank, best.legs.fused_score > 1) == (1, True)
+    assert best.legs.word_rank == 1
+    assert best.legs.fused_score == pytest.approx(1 / 61 + 1 / (60 + best.legs.vector_rank))
     assert all(hit.legs is not None and not hit.legs.equal for hit in result.hits[1:])
 
 
@@ -185,14 +186,16 @@ def test_batch_of_searches(client: Client, shop: str) -> None:
     """Each search of a batch answers as it does alone, and one that fails leaves the others be."""
     searches = [Search(text=f"a plain {colour} hat", top_k=2) for colour in COLOURS]
     searches[2] = Search(item_id="nothing")
-    searches[4] = Search(text="a hat", top_k=1_001)
+    searches[4] = Search(text="a hat", top_k=1_000_000)
+    searches[5] = Search(text="a hat", top_k=100, group_by=GroupBy("product", 101))
 
     batch = client.batch_search(shop, searches, partial=True)
 
-    assert set(batch.errors) == {2, 4}
+    assert set(batch.errors) == {2, 4, 5}
     assert isinstance(batch.errors[2], errors.NotFound)
     assert batch.errors[4].violations[0].field == "top_k"
-    for index in (0, 1, 3, 5):
+    assert batch.errors[5].violations[0].field == "group_by.group_size"
+    for index in (0, 1, 3):
         result = batch.results[index]
         assert result is not None
         assert result.hits[0].id == f"{COLOURS[index]}-hat"
@@ -206,7 +209,7 @@ def test_batch_of_searches(client: Client, shop: str) -> None:
         ([], "expected 1 to 256 requests, got 0"),
         ([pb.SearchRequest()] * 257, "got 257"),
         ([pb.SearchRequest(top_k=1_000)] * 11, "up to 11000 hits; at most 10000"),
-        ([pb.SearchRequest(top_k=100, group_by=pb.GroupBy(group_size=101))], "up to 10100 hits"),
+        ([pb.SearchRequest(top_k=100, group_by=pb.GroupBy(group_size=10))] * 11, "up to 11000 hits"),
     ],
 )
 def test_batches_are_bounded(server: LocalServer, requests: list[pb.SearchRequest], message: str) -> None:

@@ -106,7 +106,7 @@ def test_snapshot_of_another_encoder_is_read_by_vector(client: Client, collectio
     vector = client.get_items(again.name, ["red"], include_vectors=True)[0].vector
     assert vector is not None
     assert client.search(again.name, vector=vector).hits[0].id == "red"
-    with pytest.raises(errors.NotFound, match="no encoder 'of-elsewhere'"):
+    with pytest.raises(errors.FailedPrecondition, match="encoder 'of-elsewhere', which is not served now"):
         client.search(again.name, text="a red dress")
     client.delete_collection(again.name)
     client.delete_snapshot("foreign")

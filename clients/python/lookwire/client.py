@@ -184,8 +184,8 @@ class Client:
         """Makes an empty collection, for items that `encoder` embeds; empty where the server serves exactly one.
 
         `fields` are the top-level keys of payloads that filters will use, and their types. `index` says how it is indexed;
-        without, the server chooses. `keep_sources` keeps the text or image of each item, for `reembed_collection`; it cannot be changed
-        later. Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
+        without, the server chooses. `keep_sources` keeps the text or image of each item, for `reembed_collection`; it cannot be
+        changed later. Raises AlreadyExists for a taken name, NotFound for an unknown encoder.
         """
         call = calls.create_collection(name, fields or {}, encoder, index, keep_sources=keep_sources)
         return self._run(call, timeout)
@@ -434,7 +434,8 @@ class Client:
         seen; `min_sequence` makes sure of it: FailedPrecondition if the collection has not reached that write.
 
         Raises NotFound for an unknown collection or item, InvalidArgument for a field that is not declared as it must be,
-        FailedPrecondition if the collection's encoder has changed, or for a hybrid search without text fields.
+        FailedPrecondition if the collection's encoder is needed and not served, or has changed, or for a hybrid search without
+        text fields, ResourceExhausted for payloads and vectors of more than 64 MiB.
         """
         search = Search(
             text=text,
@@ -468,7 +469,7 @@ class Client:
             client.batch_search("shop", [Search(text="a red dress"), Search(text="a hat", top_k=3)])
 
         A search that fails raises its error, which names its index; with `partial` its result is None and its error is in
-        `errors`, by index.
+        `errors`, by index. One whose payloads and vectors no longer fit with those before into 64 MiB is ResourceExhausted.
         """
         return self._run(calls.batch_search(collection, searches, partial=partial), timeout)
 

@@ -64,9 +64,9 @@ class Query:
 class Hybrid:
     """A search for words beside that for vectors: the hits are those with the largest sum of weight / (60 + rank) over both.
 
-    An item with a text or string field equal to the words, but for case and spaces, comes before all others. `words` are 1 to
-    1,024 characters, or None for the text of the query. `fields` are the text fields to look in, none for all. The weights
-    are 0 or more, one of them above 0.
+    An item with a text or string field equal to the words, but for case and spaces, comes before all others, whatever the
+    weights. `words` are 1 to 1,024 characters, or None for the text of the query. `fields` are the text fields to look in, none
+    for all. The weights are 0 or more, one of them above 0.
     """
 
     words: str | None = None

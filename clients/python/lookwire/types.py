@@ -409,10 +409,11 @@ class Facets:
 
 @dataclass(frozen=True, slots=True)
 class Legs:
-    """Where the legs of a hybrid search ranked an item, from 1; 0 by a leg that does not have it.
+    """Where the legs of a hybrid search ranked an item, from 1; 0 by a leg that did not reach it.
 
-    `word_score` is by BM25, higher is better, 0 for an item that has none of the words. `equal` tells whether it has a field that
-    is equal to the words. Hits are ordered by `fused_score`: the sum of weight / (60 + rank), and 1 more if `equal`.
+    `word_score` is by BM25, higher is better, 0 for an item that the word leg did not reach. `equal` tells whether it has a field
+    that is equal to the words. Hits that are `equal` come first, and both these and the others are ordered by `fused_score`: the
+    sum of weight / (60 + rank).
     """
 
     vector_rank: int

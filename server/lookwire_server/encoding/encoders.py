@@ -30,13 +30,25 @@ class Encoders:
             )
         return encoders[name]
 
-    def of_fingerprint(self, name: str, fingerprint: str) -> Encoder:
-        """The encoder of that name, if it still makes the vectors that it made when the fingerprint was taken."""
-        encoder = self.get(name)
+    def of_fingerprint(self, name: str, fingerprint: str, field: str = "") -> Encoder:
+        """The encoder of that name, if it still makes the vectors that it made when the fingerprint was taken.
+
+        Raises FailedPrecondition, with the path `field` of what was to be encoded, if it is not served or has changed.
+        """
+        encoder = next((encoder for encoder in self.list() if encoder.name == name), None)
+        if encoder is None:
+            raise FailedPrecondition(
+                f"the collection was made with encoder '{name}', which is not served now. Load that model, or give vectors or "
+                "item ids, which need no encoder",
+                field=field,
+                encoder=name,
+                collection_fingerprint=fingerprint,
+            )
         if encoder.fingerprint != fingerprint:
             raise FailedPrecondition(
                 f"the collection was made with encoder '{name}' of fingerprint {fingerprint}, which has {encoder.fingerprint} "
                 "now: their vectors cannot be compared. Make a new collection, or serve the encoder that it was made with",
+                field=field,
                 encoder=name,
                 collection_fingerprint=fingerprint,
                 encoder_fingerprint=encoder.fingerprint,

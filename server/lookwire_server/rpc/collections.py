@@ -10,7 +10,7 @@ import grpc
 from lookwire.v1 import collection_service_pb2 as pb
 from lookwire.v1 import collection_service_pb2_grpc
 from lookwire_server.encoding.encoders import Encoders
-from lookwire_server.errors import InvalidArgument
+from lookwire_server.errors import FailedPrecondition, InvalidArgument
 from lookwire_server.models.model import Lane
 from lookwire_server.search import pages
 from lookwire_server.search.collection import Collection
@@ -99,7 +99,7 @@ class CollectionServicer(collection_service_pb2_grpc.CollectionServiceServicer):
                 all_declared(request.fields.fields, "fields") if given else None,
                 settings(request.index) if request.HasField("index") else None,
             )
-        except InvalidArgument as error:
+        except (InvalidArgument, FailedPrecondition) as error:
             # The list is a message of its own here.
             raise error.at(f"fields.{error.field}" if error.field.startswith("fields") else error.field) from error
         return pb.UpdateCollectionResponse(collection=describe(collection))

@@ -1,6 +1,7 @@
 """Filter messages to the filters of the search room."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -9,22 +10,23 @@ from lookwire_server.errors import InvalidArgument
 from lookwire_server.search import filters
 from lookwire_server.search.fields import TIMESTAMP_MAX, TIMESTAMP_MIN, Value
 
-# A tree that is deeper is refused while it is read, before anything recurses further.
-MAX_LEVELS = 16
 SIDES: tuple[Literal["gt", "gte", "lt", "lte"], ...] = ("gt", "gte", "lt", "lte")
+CORNERS: tuple[Literal["south_west", "north_east"], ...] = ("south_west", "north_east")
 
 
-def from_message(message: filter_pb2.Filter, path: str = "filter", level: int = 1) -> filters.Filter:
+def from_message(message: filter_pb2.Filter) -> filters.Filter:
     """The filter of a message; InvalidArgument names the node that is wrong by its path."""
-    if level > MAX_LEVELS:
-        raise InvalidArgument(f"a filter has at most {MAX_LEVELS} levels", field=path)
+    return node(message, "filter", 1, filters.FilterSize())
+
+
+def node(message: filter_pb2.Filter, path: str, level: int, size: filters.FilterSize) -> filters.Filter:
+    """One node of a filter. What is too large is refused while it is read, before anything recurses further."""
+    size.add_node(path, level)
     kind = message.WhichOneof("condition")
     at = f"{path}.{kind}"
 
     def members(parts: filter_pb2.FilterList) -> tuple[filters.Filter, ...]:
-        return tuple(
-            from_message(part, f"{at}.filters[{index}]", level + 1) for index, part in enumerate(parts.filters)
-        )
+        return tuple(node(part, f"{at}.filters[{index}]", level + 1, size) for index, part in enumerate(parts.filters))
 
     match kind:
         case "all_of":
@@ -34,13 +36,12 @@ def from_message(message: filter_pb2.Filter, path: str = "filter", level: int = 
         case "none_of":
             return filters.NoneOf(members(message.none_of))
         case "equals":
-            return filters.Equals(message.equals.field, value(message.equals.value, f"{at}.value"))
+            [value] = values([message.equals.value], lambda _: f"{at}.value")
+            return filters.Equals(message.equals.field, value)
         case "in_values":
-            values = message.in_values.values
-            return filters.In(
-                message.in_values.field,
-                tuple(value(part, f"{at}.values[{index}]") for index, part in enumerate(values)),
-            )
+            accepted = message.in_values.values
+            size.add_values(len(accepted), f"{at}.values")
+            return filters.In(message.in_values.field, values(accepted, lambda index: f"{at}.values[{index}]"))
         case "range":
             bounds = {name: getattr(message.range, name) if message.range.HasField(name) else None for name in SIDES}
             return filters.Range(message.range.field, **bounds)
@@ -59,11 +60,16 @@ def from_message(message: filter_pb2.Filter, path: str = "filter", level: int = 
             return filters.Exists(message.exists.field)
         case "geo_radius":
             radius = message.geo_radius
+            if not radius.HasField("center"):
+                raise InvalidArgument("set the point that distances are measured from", field=f"{at}.center")
             return filters.GeoRadius(
                 radius.field, radius.center.latitude_degrees, radius.center.longitude_degrees, radius.radius_meters
             )
         case "geo_box":
             box = message.geo_box
+            for corner in CORNERS:
+                if not box.HasField(corner):
+                    raise InvalidArgument("set both corners of the box", field=f"{at}.{corner}")
             return filters.GeoBox(
                 box.field,
                 box.south_west.latitude_degrees,
@@ -72,24 +78,20 @@ def from_message(message: filter_pb2.Filter, path: str = "filter", level: int = 
                 box.north_east.longitude_degrees,
             )
         case "ids":
+            size.add_values(len(message.ids.ids), f"{at}.ids")
             return filters.Ids(tuple(message.ids.ids))
         case _:
             raise InvalidArgument("a filter must have a condition", field=path)
 
 
-def value(message: filter_pb2.FieldValue, path: str) -> str | int | float | bool:
-    """The value of a message."""
-    match message.WhichOneof("kind"):
-        case "string_value":
-            return message.string_value
-        case "int64_value":
-            return message.int64_value
-        case "double_value":
-            return message.double_value
-        case "bool_value":
-            return message.bool_value
-        case _:
-            raise InvalidArgument("set one of string_value, int64_value, double_value, bool_value", field=path)
+def values(messages: Sequence[filter_pb2.FieldValue], path: Callable[[int], str]) -> tuple[Value, ...]:
+    """The values of messages; `path` names the one of a position."""
+    kinds: list[Any] = [message.WhichOneof("kind") for message in messages]
+    if None in kinds:
+        raise InvalidArgument(
+            "set one of string_value, int64_value, double_value, bool_value", field=path(kinds.index(None))
+        )
+    return tuple(map(getattr, messages, kinds))
 
 
 def value_message(value: Value) -> filter_pb2.FieldValue:

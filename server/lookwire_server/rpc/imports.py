@@ -131,7 +131,7 @@ class Import:
             if not request.collection:
                 raise InvalidArgument("the first message of an import names the collection", field="collection")
             self._named = request.collection
-            return self._collections.get(request.collection)
+            return self._collections.get(request.collection, "collection")
         if request.collection not in ("", self._named):
             raise InvalidArgument(
                 f"an import is to one collection, and this one began with '{self._named}'", field="collection"

@@ -1,6 +1,6 @@
 """Items that come to be written: what is kept of each, and its vector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from lookwire.v1 import item_service_pb2 as pb
 from lookwire_server.encoding.encoder import Times
 from lookwire_server.encoding.encoders import Encoders
-from lookwire_server.errors import InvalidArgument, InvalidVector, LookwireError
+from lookwire_server.errors import FailedPrecondition, InvalidArgument, InvalidVector, LookwireError
 from lookwire_server.models.model import Lane
 from lookwire_server.rpc import convert
 from lookwire_server.search.collection import Collection
@@ -61,14 +61,23 @@ async def item_vectors(
         _read(made, member, contents, items)
     if not sources:
         return made
-    encoder = encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint)
-    embedded = await encoder.embed(list(sources.values()), lane=Lane.BULK, deadline=deadline)
     rows = list(sources)
+    try:
+        encoder = encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint)
+    except FailedPrecondition as error:
+        _refuse(made, dict.fromkeys(rows, error), items)
+        return made
+    embedded = await encoder.embed(list(sources.values()), lane=Lane.BULK, deadline=deadline)
     made.rows[rows] = embedded.vectors
-    for place, error in embedded.errors.items():
-        position, item = items[rows[place]]
-        made.errors[position] = error.at(f"items[{position}].{item.WhichOneof('source')}")
+    _refuse(made, {rows[place]: error for place, error in embedded.errors.items()}, items)
     return ItemVectors(made.rows, made.errors, embedded.times)
+
+
+def _refuse(made: ItemVectors, errors: Mapping[int, LookwireError], items: Sequence[tuple[int, pb.Item]]) -> None:
+    """Gives the sources in the given rows their errors."""
+    for row, error in errors.items():
+        position, item = items[row]
+        made.errors[position] = error.at(f"items[{position}].{item.WhichOneof('source')}")
 
 
 def _read(made: ItemVectors, member: str, given: dict[int, bytes], items: Sequence[tuple[int, pb.Item]]) -> None:

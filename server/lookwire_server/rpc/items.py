@@ -37,7 +37,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
 
     async def UpsertItems(self, request: pb.UpsertItemsRequest, context: Context) -> pb.UpsertItemsResponse:
         started = time.monotonic()
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         once = repeatable(request)
         if once and (before := await collection.written_before(once)):
             return upserted(collection, before, convert.stage_times(started))
@@ -61,7 +61,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         return upserted(collection, written, times)
 
     async def UpdatePayloads(self, request: pb.UpdatePayloadsRequest, context: Context) -> pb.UpdatePayloadsResponse:
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         updates = [payload_update(update, f"updates[{index}]") for index, update in enumerate(request.updates)]
         sequence = await collection.update_payloads(updates)
         self._collections.check_means(request.collection, collection)
@@ -74,7 +74,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
 
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         member = convert.vector_format(request.vector_format)
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         found = await collection.get_items(list(request.ids), include_vectors=request.include_vectors)
         return pb.GetItemsResponse(
             items=map(stored, found.items),
@@ -83,7 +83,7 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         )
 
     async def DeleteItems(self, request: pb.DeleteItemsRequest, context: Context) -> pb.DeleteItemsResponse:
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         if not request.HasField("filter"):
             deleted = await collection.delete_items(list(request.ids))
         elif request.ids:
@@ -94,18 +94,18 @@ class ItemServicer(item_service_pb2_grpc.ItemServiceServicer):
         return pb.DeleteItemsResponse(sequence=deleted.sequence, deleted_count=deleted.count)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
         page = await collection.list_items(selected, page_size=request.page_size, page_token=request.page_token)
         return pb.ListItemsResponse(items=map(stored, page.items), next_page_token=page.next_page_token)
 
     async def CountItems(self, request: pb.CountItemsRequest, context: Context) -> pb.CountItemsResponse:
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
         return pb.CountItemsResponse(count=await collection.count(selected))
 
     async def FacetItems(self, request: pb.FacetItemsRequest, context: Context) -> pb.FacetItemsResponse:
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         selected = filters.from_message(request.filter) if request.HasField("filter") else None
         found = await collection.facets(list(request.fields), selected, limit=request.limit or DEFAULT_FACET_VALUES)
         return pb.FacetItemsResponse(

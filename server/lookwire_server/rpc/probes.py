@@ -6,7 +6,7 @@ import structlog
 
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.encoding.probes import PROBES
-from lookwire_server.errors import FailedPrecondition, LookwireError, NotFound
+from lookwire_server.errors import FailedPrecondition
 from lookwire_server.models.model import Lane
 from lookwire_server.search.engine import Probe, Probed
 
@@ -26,7 +26,7 @@ async def give_probes(collection: Probed, encoders: Encoders, deadline: float | 
         return
     try:
         encoder = encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint)
-    except (NotFound, FailedPrecondition):
+    except FailedPrecondition:
         return
     if encoder.manifest.text is None:
         return
@@ -44,8 +44,9 @@ def probe_by(encoders: Encoders) -> Probe:
         giving = asyncio.run_coroutine_threadsafe(give_probes(collection, encoders), loop)
         try:
             giving.result(WAIT_SECONDS)
-        except (LookwireError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
+            # The index can do without; whatever it was must not end the thread that builds it.
             giving.cancel()
-            log.warning("no probes for an index", collection=collection.row.name, error=str(error))
+            log.warning("no probes for an index", collection=collection.row.name, error=repr(error))
 
     return probe

@@ -15,6 +15,8 @@ from lookwire_server.search.collection import Collection
 
 MAX_PARTS = 16
 MAX_RECOMMEND_IDS = 1024
+# More than a float32 vector of length 1 is off by.
+ROUNDING = 1e-6
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class Queries:
         resolution.far |= kind in ("text", "vector")
         match kind:
             case "text" | "image":
-                encoder = self._encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint)
+                encoder = self._encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint, at)
                 content = query.text if kind == "text" else query.image
                 embedded = await encoder.embed([content], deadline=resolution.deadline)
                 for error in embedded.errors.values():
@@ -81,8 +83,10 @@ class Queries:
                 raise InvalidArgument("a part of a mix may not be a mix", field=f"{at}.query")
             if part.weight == 0 or not math.isfinite(part.weight):
                 raise InvalidArgument(f"weight must be finite and not 0, got {part.weight}", field=f"{at}.weight")
-            total += part.weight * await self.vector(collection, part.query, f"{at}.query", resolution)
-        return direction(total, path)
+            vector = await self.vector(collection, part.query, f"{at}.query", resolution)
+            # In float64, in which every weight of float32 times an element is a number.
+            total += part.weight * vector.astype(np.float64)
+        return direction(total, sum(abs(part.weight) for part in mix.parts), path)
 
     async def _recommend(
         self, collection: Collection, query: pb.RecommendQuery, path: str, resolution: Resolution
@@ -100,12 +104,15 @@ class Queries:
         if disliked:
             disliking = await collection.vectors_of(disliked, f"{path}.disliked_ids")
             total -= disliking.mean(axis=0, dtype=np.float64)
-        return direction(total, path)
+        return direction(total, 2.0, path)
 
 
-def direction(total: np.ndarray[Any, np.dtype[np.float64]], path: str) -> convert.Vectors:
-    """The unit vector along a sum of unit vectors; a sum that is zero but for rounding has no direction."""
+def direction(total: np.ndarray[Any, np.dtype[np.float64]], weight: float, path: str) -> convert.Vectors:
+    """The unit vector along a sum of vectors of length up to 1, whose weights without their signs add up to `weight`.
+
+    A sum that is zero but for the rounding of its float32 parts has no direction.
+    """
     length = float(np.linalg.norm(total))
-    if length < 1e-6:
+    if length <= ROUNDING * weight:
         raise InvalidVector("the parts cancel each other out: their sum has no direction", field=path)
     return (total / length).astype(np.float32)

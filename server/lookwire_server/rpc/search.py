@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,19 +22,23 @@ from lookwire_server.rpc import convert, filters
 from lookwire_server.rpc.guard import INTERNAL, to_status
 from lookwire_server.rpc.probes import give_probes
 from lookwire_server.rpc.queries import Queries, Resolution
+from lookwire_server.rpc.reply_room import MAX_REPLY_BYTES, ReplyRoom
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
+from lookwire_server.search.fields import MAX_PAYLOAD_BYTES
 from lookwire_server.search.plan import Method, Plan
 from lookwire_server.search.ranking.diversity import Diversity
 from lookwire_server.search.ranking.fusion import Hybrid, Legs
 from lookwire_server.search.ranking.groups import GroupBy
-from lookwire_server.search.search_options import SearchOptions
-from lookwire_server.search.searcher import SearchResult
+from lookwire_server.search.search_options import MAX_TOP_K, SearchOptions
+from lookwire_server.search.searcher import SearchResult, most_items
 
 DEFAULT_TOP_K = 10
 MAX_REQUESTS = 256
-# Of all searches of a batch together: ten of the largest. A reply holds their payloads, of up to 64 KiB each.
+# Of all searches of a batch together: ten of the largest.
 MAX_HITS = 10_000
+# Of the searches of a batch that are carried out at once: with the largest payloads they are as large as a reply may be.
+MAX_ITEMS_AT_ONCE = MAX_REPLY_BYTES // MAX_PAYLOAD_BYTES
 METHODS = {
     Method.EXACT: pb.Plan.METHOD_EXACT,
     Method.GATHER: pb.Plan.METHOD_GATHER,
@@ -45,6 +50,24 @@ Context = grpc.aio.ServicerContext[Any, Any]
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A search whose query has become a vector; `member` is that of Matrix in which vectors are wanted."""
+
+    request: pb.SearchRequest
+    collection: Collection
+    vector: convert.Vectors
+    options: SearchOptions
+    member: str
+    times: Times
+    started: float
+
+    async def found(self) -> SearchResult:
+        """Searches the collection."""
+        sequence = self.request.min_sequence if self.request.HasField("min_sequence") else None
+        return await self.collection.search(self.vector, self.options, min_sequence=sequence)
+
+
 class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
     """Encodes the query, then searches the collection."""
 
@@ -54,14 +77,16 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
         self._queries = Queries(encoders)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        return await self._search(request, convert.deadline(context))
+        search = await self._prepared(request, convert.deadline(context))
+        return reply(search, await search.found(), ReplyRoom())
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         if not 1 <= len(request.requests) <= MAX_REQUESTS:
             raise InvalidArgument(
                 f"expected 1 to {MAX_REQUESTS} requests, got {len(request.requests)}", field="requests"
             )
-        hits = sum(largest_count(each) for each in request.requests)
+        # One that asks for too many by itself fails in its place.
+        hits = sum(count for each in request.requests if (count := largest_count(each)) <= MAX_TOP_K)
         if hits > MAX_HITS:
             raise InvalidArgument(
                 f"all searches together ask for up to {hits} hits; at most {MAX_HITS}. Send fewer at a time",
@@ -70,23 +95,21 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
                 limit=MAX_HITS,
             )
         deadline = convert.deadline(context)
-        return pb.BatchSearchResponse(
-            results=await asyncio.gather(*(self._outcome(each, deadline) for each in request.requests))
+        searches = await asyncio.gather(
+            *(self._prepared(each, deadline) for each in request.requests), return_exceptions=True
         )
+        response, room = pb.BatchSearchResponse(), ReplyRoom()
+        for part in parts(searches):
+            results = await asyncio.gather(*map(found, part), return_exceptions=True)
+            for search in part:
+                # Taken out, so that nothing of it is kept while the next part is carried out.
+                response.results.append(outcome(search, results.pop(0), room))
+        return response
 
-    async def _outcome(self, request: pb.SearchRequest, deadline: float | None) -> pb.BatchSearchResult:
-        try:
-            return pb.BatchSearchResult(response=await self._search(request, deadline))
-        except LookwireError as error:
-            return pb.BatchSearchResult(error=to_status(error))
-        except Exception:
-            log.exception("a search of a batch failed")
-            return pb.BatchSearchResult(error=status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL))
-
-    async def _search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
+    async def _prepared(self, request: pb.SearchRequest, deadline: float | None) -> Prepared:
         started = time.monotonic()
         member = convert.vector_format(request.vector_format)
-        collection = self._collections.get(request.collection)
+        collection = self._collections.get(request.collection, "collection")
         options = options_of(request)
         resolution = Resolution(deadline)
         options.check(collection.row.fields)  # before anything is spent on encoding
@@ -97,18 +120,54 @@ class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
             options = replace(options, probability=None if rule is None else partial(probability, rule))
             if rule is None and options.far:
                 await give_probes(collection, self._encoders, deadline)
-        result = await collection.search(
-            vector, options, min_sequence=request.min_sequence if request.HasField("min_sequence") else None
-        )
-        return reply(collection, request, result, member, resolution.times, started)
+        return Prepared(request, collection, vector, options, member, resolution.times, started)
 
     def _sigmoid(self, collection: Collection, query: pb.Query) -> ScoreRule | None:
         """The rule of an encoder that was trained to give a text and an image a probability, if the query is a text."""
         if query.WhichOneof("kind") != "text":
             return None
-        encoder = self._encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint)
+        encoder = self._encoders.of_fingerprint(collection.row.encoder, collection.row.fingerprint, "query.text")
         rule = ScoreRule.of(encoder.manifest)
         return rule if rule.kind == "sigmoid" else None
+
+
+def parts(searches: Sequence[Prepared | BaseException]) -> Iterator[list[Prepared | BaseException]]:
+    """The searches in their order, as many at a time as may be carried out at once."""
+    part: list[Prepared | BaseException] = []
+    items = 0
+    for search in searches:
+        more = most_items(search.options) if isinstance(search, Prepared) else 0
+        if part and items + more > MAX_ITEMS_AT_ONCE:
+            yield part
+            part, items = [], 0
+        part.append(search)
+        items += more
+    if part:
+        yield part
+
+
+async def found(search: Prepared | BaseException) -> SearchResult:
+    """The result of a search; raises what kept it from being prepared."""
+    if isinstance(search, BaseException):
+        raise search
+    return await search.found()
+
+
+def outcome(
+    search: Prepared | BaseException, result: SearchResult | BaseException, room: ReplyRoom
+) -> pb.BatchSearchResult:
+    """The message of a search of a batch."""
+    try:
+        if isinstance(search, BaseException):
+            raise search
+        if isinstance(result, BaseException):
+            raise result
+        return pb.BatchSearchResult(response=reply(search, result, room))
+    except LookwireError as error:
+        return pb.BatchSearchResult(error=to_status(error))
+    except Exception:
+        log.exception("a search of a batch failed")
+        return pb.BatchSearchResult(error=status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL))
 
 
 def probability(rule: ScoreRule, cosines: Floats) -> Floats:
@@ -162,20 +221,20 @@ def hybrid(request: pb.SearchRequest) -> Hybrid:
     )
 
 
-def reply(
-    collection: Collection, request: pb.SearchRequest, result: SearchResult, member: str, times: Times, started: float
-) -> pb.SearchResponse:
-    """The message of a result."""
+def reply(search: Prepared, result: SearchResult, room: ReplyRoom) -> pb.SearchResponse:
+    """The message of a result; raises ReplyTooLarge if there is no room for it."""
+    room.take(result, search.member)
+    times = search.times
     return pb.SearchResponse(
         ids=result.ids,
         scores=result.scores,
         payloads=result.payloads,
-        vectors=None if result.vectors is None else convert.matrix(result.vectors, member),
-        plan=plan(result.plan, explain=request.explain),
+        vectors=None if result.vectors is None else convert.matrix(result.vectors, search.member),
+        plan=plan(result.plan, explain=search.request.explain),
         sequence=result.sequence,
-        fingerprint=collection.row.fingerprint,
+        fingerprint=search.collection.row.fingerprint,
         times=convert.stage_times(
-            started,
+            search.started,
             decode=times.decode,
             tokenise=times.tokenise,
             queue=times.queue,

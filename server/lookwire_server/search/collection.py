@@ -41,6 +41,7 @@ from lookwire_server.search.items import (
     check_items,
     check_updates,
 )
+from lookwire_server.search.latest import latest
 from lookwire_server.search.pages import last_id, members_on_page, token_after
 from lookwire_server.search.recall import Recall, fell, measured
 from lookwire_server.search.search_options import Calibrate, SearchOptions
@@ -132,7 +133,8 @@ class Collection:
     def mark_deleted(self) -> None:
         """Makes every further call raise NotFound. Searches that run are not disturbed."""
         self.deleted = True
-        self.generations.remove_all_but(None)
+        self._engine.builder.forget(self.row.number)
+        self.generations.remove()
 
     def far_queries(self) -> Matrix | None:
         """Returns queries [n, d] of another kind than the items, as they came, or probes; None if they are too few."""
@@ -246,15 +248,14 @@ class Collection:
         self.check_exists()
         self.check_filter(filter)
         size = members_on_page(page_size)
-        scope = f"{self.row.number} {filter!r}"
-        after = last_id(page_token, scope)
-        # One more than fits, to know whether there is a further page.
+        after = last_id(page_token, self._scope(filter)) if page_token else ""
         if filter is None:
+            # One more than fits, to know whether there is a further page.
             store = self._engine.store
             items = await self._engine.reading.run(partial(store.items.after, self.row.number, after, size + 1))
         else:
-            items = await self._matching_items(filter, after, size + 1)
-        token = token_after(items[size - 1].id, scope) if len(items) > size else ""
+            return await self._matching_page(filter, after, size)
+        token = token_after(items[size - 1].id, self._scope(filter)) if len(items) > size else ""
         return Page(items[:size], token)
 
     async def count(self, filter: Filter | None = None) -> int:
@@ -353,23 +354,38 @@ class Collection:
         self._engine.metrics.stage_seconds.labels("write").observe(perf_counter() - started)
         return result
 
-    async def _matching_items(self, filter: Filter, after: str, limit: int) -> list[StoredItem]:
+    def _scope(self, filter: Filter | None) -> str:
+        """What binds a page token to one list; as long as the filter."""
+        return f"{self.row.number} {filter!r}"
+
+    async def _matching_page(self, filter: Filter, after: str, size: int) -> Page:
         for _ in range(ATTEMPTS):
-            keys = await self._engine.searching.run(partial(self._next_keys, filter, after, limit))
-            stored = await self._engine.reading.run(partial(self._engine.store.items.by_key, keys))
-            if len(stored) == len(keys):
+            # One more than fits, to know whether there is a further page.
+            keys = await self._engine.searching.run(partial(self._next_keys, filter, after, size + 1))
+            shown = dict(list(keys.items())[:size])
+            stored = await self._engine.reading.run(partial(self._engine.store.items.by_key, list(shown.values())))
+            if len(stored) == len(shown):
                 break
             # Some were replaced meanwhile; the next view has what the disk has.
             await asyncio.wrap_future(self._engine.writer.settled())
             self.check_exists()
-        return [stored[key][0] for key in keys if key in stored]
+        items = {id: stored[key][0] for id, key in shown.items() if key in stored}
+        replaced = [id for id in shown if id not in items]
+        if replaced:
+            # They are replaced all the time.
+            found = await self._engine.reading.run(partial(latest, self._engine.store, self.row, replaced, filter))
+            items.update({id: item for id, (item, _) in found.items()})
+        last = list(shown)[-1:]
+        token = token_after(last[0], self._scope(filter)) if len(keys) > size else ""
+        return Page([items[id] for id in shown if id in items], token)
 
-    def _next_keys(self, filter: Filter, after: str, limit: int) -> list[int]:
+    def _next_keys(self, filter: Filter, after: str, limit: int) -> dict[str, int]:
+        """Returns the keys of the next items by id, in the order of the ids."""
         view = self.index.view
         slots = np.flatnonzero(view.matching(filter))
         # Python orders text by code points, which is the order of its UTF-8 bytes.
         named = zip(view.rows.ids(slots), view.rows.keys(view.count)[slots].tolist(), strict=True)
-        return [key for _, key in heapq.nsmallest(limit, (pair for pair in named if pair[0] > after))]
+        return dict(heapq.nsmallest(limit, (pair for pair in named if pair[0] > after)))
 
     def check_exists(self) -> None:
         """Raises NotFound if the collection was deleted."""

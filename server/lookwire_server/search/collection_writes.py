@@ -79,7 +79,7 @@ class SetAlias:
         self._collection = collection
 
     def persist(self, store: Store) -> None:
-        if not store.collections.set_alias(self._alias, self._collection.row.number):
+        if not store.set_alias(self._alias, self._collection.row.number):
             raise taken(self._alias, "alias")
 
     def apply(self) -> Collection:
@@ -157,7 +157,7 @@ class EndCopy(Alone):
         self._equal = newest <= self._copy.copied_key and view.item_count == self._target.item_count
         if self._equal:
             store.copies.end(self._target.row.number)
-            if self._alias and not store.collections.set_alias(self._alias, self._target.row.number):
+            if self._alias and not store.set_alias(self._alias, self._target.row.number):
                 raise taken(self._alias, "alias")
 
     def apply(self) -> int | None:

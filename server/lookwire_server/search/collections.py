@@ -258,8 +258,9 @@ class Collections:
 def check_name(name: str, field: str) -> None:
     """Raises InvalidArgument, with the path `field`, unless a collection or an alias may have the name."""
     if not NAME.fullmatch(name):
+        kind = "an alias" if field == "alias" else "a collection's name"
         raise InvalidArgument(
-            "a collection's name has 1 to 128 of the characters a-z, A-Z, 0-9, '_', '-' and '.', a letter or digit first",
+            f"{kind} has 1 to 128 of the characters a-z, A-Z, 0-9, '_', '-' and '.', a letter or digit first",
             field=field,
         )
 
@@ -291,15 +292,24 @@ def loaded_index(store: Store, row: CollectionRow) -> VectorIndex:
             said = time.monotonic()
             log.info("reading the items of a collection", collection=row.name, done=done, total=total)
 
+    unread: dict[str, str] = {}
     generations = Generations(store.directory, store.identity, row.number)
     generation = generations.newest(row, row.sequence)
     try:
-        index = load(store, row, generation, progress)
+        index = load(store, row, generation, progress, unread)
     except Doubtful as doubt:
         log.warning("index not used, it is made again from the database", collection=row.name, doubt=str(doubt))
         generations.remove_all_but(None)
-        index = load(store, row, None, progress)
+        index = load(store, row, None, progress, unread)
     index.publish()
+    if unread:
+        reason = next(iter(unread.values()))
+        log.warning(
+            "payloads cannot be read, conditions on fields do not find their items",
+            collection=row.name,
+            items=listed(list(unread)),
+            reason=reason,
+        )
     if time.monotonic() - started > PROGRESS_SECONDS:
         seconds = round(time.monotonic() - started, 1)
         log.info("collection read", collection=row.name, items=index.item_count, seconds=seconds)

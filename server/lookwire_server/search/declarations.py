@@ -1,10 +1,12 @@
 """The change of what a collection declares: its fields, and how it is to be indexed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
-from lookwire_server.errors import NotFound
-from lookwire_server.search.fields import Field
+from lookwire_server.errors import FailedPrecondition, InvalidArgument, NotFound
+from lookwire_server.search.fields import Field, Values, read_stored_payload, shown
 from lookwire_server.search.index.columns import Columns
 from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.index.load import columns_of
@@ -53,7 +55,8 @@ class UpdateDeclarations(Alone):
         self._columns = None
         if fields is not before.fields:
             view = self._collection.index.view
-            self._columns = columns_of(store, self._row.fields, view.rows.keys(view.count))
+            fitting = partial(fitting_values, fields)
+            self._columns = columns_of(store, fields, view.rows.keys(view.count), fitting)
             if text_fields(self._row) != text_fields(before):
                 store.words.rebuild(self._row)
         store.collections.update(self._row)
@@ -67,3 +70,18 @@ class UpdateDeclarations(Alone):
         self._collection.index.publish()
         self._collection.row = self._row
         self._collection.published()
+
+
+def fitting_values(fields: Sequence[Field], id: str, payload: bytes) -> Values:
+    """Returns the values of an item's fields; raises FailedPrecondition, with the path of the field, if it does not fit them."""
+    try:
+        return read_stored_payload(payload, fields)
+    except InvalidArgument as error:
+        names = [field.name for field in fields]
+        name = error.metadata.get("payload_field")
+        raise FailedPrecondition(
+            f"item {shown(id)}: {error.message}",
+            field=f"fields[{names.index(name)}]" if name in names else "fields",
+            item=id,
+            **error.metadata,
+        ) from error

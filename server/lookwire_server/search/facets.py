@@ -46,7 +46,7 @@ def check_facets(names: Sequence[str], limit: int, fields: Mapping[str, Field]) 
     if not 1 <= len(names) <= MAX_FIELDS:
         raise InvalidArgument(f"{len(names)} fields: a request has 1 to {MAX_FIELDS}", field="fields", limit=MAX_FIELDS)
     if not 1 <= limit <= MAX_VALUES:
-        raise InvalidArgument(f"limit is 1 to {MAX_VALUES}, not {limit}", field="limit", limit=MAX_VALUES)
+        raise InvalidArgument(f"a limit is 1 to {MAX_VALUES}, not {limit}", field="limit", limit=MAX_VALUES)
     for position, name in enumerate(names):
         path = f"fields[{position}]"
         field = fields.get(name)
@@ -59,7 +59,7 @@ def check_facets(names: Sequence[str], limit: int, fields: Mapping[str, Field]) 
             )
         if field.type not in COUNTED:
             raise InvalidArgument(
-                f"field {shown(name)} is a {field.type}; values are counted of fields of type {' or '.join(COUNTED)}",
+                f"field {shown(name)} is {field.type.with_article}; values are counted of fields of type {' or '.join(COUNTED)}",
                 field=path,
                 type=field.type,
             )

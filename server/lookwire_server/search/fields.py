@@ -3,17 +3,24 @@
 import json
 import math
 import re
+import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NoReturn
 
+import numpy as np
+
 from lookwire_server.errors import InvalidArgument
 
 MAX_FIELDS = 64
 MAX_NAME_BYTES = 128
 MAX_PAYLOAD_BYTES = 64 * 1024
+# Objects and arrays within each other, the payload's own object counted. Python's decoder recurses: without a limit of our own
+# the depth of the caller's stack would decide, and what was written in one place could not be read in another.
+MAX_PAYLOAD_LEVELS = 64
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 # What a caller sent is repeated in a message only so far: a status travels in HTTP/2 headers, which are small.
 MAX_SHOWN_CHARACTERS = 80
@@ -37,6 +44,10 @@ class FieldType(StrEnum):
     TEXT = "text"
     TIMESTAMP = "timestamp"
 
+    @property
+    def with_article(self) -> str:
+        return f"{'an' if self is FieldType.INT64 else 'a'} {self}"
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -58,8 +69,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def folded(text: str) -> str:
-    """Returns what texts that are equal but for case and spaces have in common."""
-    return " ".join(text.casefold().split())
+    """Returns what texts have in common that are equal but for case, spaces, and the way Unicode composes characters.
+
+    They are composed first (normalisation form C), so that a letter and its accent are equal to the one character for both.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def utf8_length(text: str) -> int | None:
@@ -89,7 +103,35 @@ def check_fields(fields: Sequence[Field]) -> None:
 
 def read_payload(payload: bytes, fields: Sequence[Field], path: str) -> Values:
     """Returns the values of the declared fields; raises InvalidArgument with `path` if the payload breaks a rule."""
-    members = read_object(payload, path)
+    return _declared_values(read_object(payload, path), fields, path)
+
+
+def read_stored_payload(payload: bytes, fields: Sequence[Field]) -> Values:
+    """Returns the values of the declared fields of a payload that was accepted before, by whatever limits there were then.
+
+    Raises InvalidArgument if it cannot be read, or does not fit the fields.
+    """
+    return _declared_values(_decoded(payload, "payload", "payload"), fields, "payload")
+
+
+def read_object(data: bytes, path: str, kind: str = "payload") -> dict[str, Any]:
+    """Returns the members of a JSON object; raises InvalidArgument with `path` if the data are none, or too many or deep."""
+    if len(data) > MAX_PAYLOAD_BYTES:
+        raise InvalidArgument(
+            f"the {kind} has {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed",
+            field=path,
+            limit=MAX_PAYLOAD_BYTES,
+        )
+    if not _is_shallow(data):
+        raise InvalidArgument(
+            f"the {kind} has objects and arrays within each other in more than {MAX_PAYLOAD_LEVELS} levels",
+            field=path,
+            limit=MAX_PAYLOAD_LEVELS,
+        )
+    return _decoded(data, path, kind)
+
+
+def _declared_values(members: Mapping[str, Any], fields: Sequence[Field], path: str) -> Values:
     values: dict[str, Value] = {}
     for field in fields:
         member = members.get(field.name)
@@ -106,20 +148,26 @@ def read_payload(payload: bytes, fields: Sequence[Field], path: str) -> Values:
     return values
 
 
-def read_object(data: bytes, path: str, kind: str = "payload") -> dict[str, Any]:
-    """Returns the members of a JSON object; raises InvalidArgument with `path` if the data are none, or too many."""
-    if len(data) > MAX_PAYLOAD_BYTES:
-        raise InvalidArgument(
-            f"the {kind} has {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed",
-            field=path,
-            limit=MAX_PAYLOAD_BYTES,
-        )
+def _is_shallow(data: bytes) -> bool:
+    """Whether no value is deeper than MAX_PAYLOAD_LEVELS, as far as the data are JSON."""
+    if data.count(b"{") + data.count(b"[") <= MAX_PAYLOAD_LEVELS:
+        return True
+    # Without strings, in which brackets mean nothing; escapes go first, as they may hold a quote.
+    brackets = _STRING.sub(b"", _ESCAPE.sub(b"", data))
+    levels = np.cumsum(_STEPS[np.frombuffer(brackets, np.uint8)], dtype=np.int32)
+    return bool(levels.max(initial=0) <= MAX_PAYLOAD_LEVELS)
+
+
+def _decoded(data: bytes, path: str, kind: str) -> dict[str, Any]:
     try:
         members = _JSON.decode(data.decode())
     except UnicodeDecodeError:
         raise InvalidArgument(f"the {kind} is not UTF-8", field=path) from None
-    except ValueError as error:
+    except (json.JSONDecodeError, _NotNumber) as error:
         raise InvalidArgument(f"the {kind} is not JSON: {error}", field=path) from None
+    except ValueError:
+        digits = sys.get_int_max_str_digits()
+        raise InvalidArgument(f"the {kind} has an integer of more than {digits} digits", field=path) from None
     except RecursionError:
         raise InvalidArgument(f"the {kind} is nested too deeply", field=path) from None
     if not isinstance(members, dict):
@@ -144,10 +192,20 @@ _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_STRING = re.compile(rb'"[^"]*"?')
+# How many levels deeper each byte leads.
+_STEPS = np.zeros(256, np.int8)
+_STEPS[list(b"{[")] = 1
+_STEPS[list(b"}]")] = -1
+
+
+class _NotNumber(ValueError):
+    """A constant that Python takes for a number, and JSON does not have."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _NotNumber(f"{name} is not a JSON number")
 
 
 # Made once: `json.loads` makes one at every call that names a `parse_constant`.

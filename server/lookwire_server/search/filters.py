@@ -158,6 +158,31 @@ def _any(filters: tuple[Filter, ...], table: Table) -> Mask:
     return mask
 
 
+class FilterSize:
+    """Counts what a filter has; raises InvalidArgument, with the path of what is too much."""
+
+    def __init__(self) -> None:
+        self._nodes = 0
+        self._values = 0
+
+    def add_node(self, path: str, level: int) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise InvalidArgument(f"a filter has at most {MAX_NODES} nodes", field=path, limit=MAX_NODES)
+        if level > MAX_LEVELS:
+            raise InvalidArgument(f"a filter has at most {MAX_LEVELS} levels", field=path, limit=MAX_LEVELS)
+
+    def add_values(self, count: int, path: str) -> None:
+        """Adds the values or ids of a condition."""
+        self._values += count
+        if self._values > MAX_VALUES:
+            raise InvalidArgument(
+                f"a filter has at most {MAX_VALUES} values and ids in all; with these {count} it has {self._values}",
+                field=path,
+                limit=MAX_VALUES,
+            )
+
+
 def check_filter(filter: Filter, fields: Mapping[str, Field], path: str = "filter") -> None:
     """Raises InvalidArgument, with the path of what is at fault, unless the filter fits the declared fields."""
     _Check(fields).node(filter, path, level=1)
@@ -166,14 +191,10 @@ def check_filter(filter: Filter, fields: Mapping[str, Field], path: str = "filte
 class _Check:
     def __init__(self, fields: Mapping[str, Field]) -> None:
         self._fields = fields
-        self._nodes = 0
+        self._size = FilterSize()
 
     def node(self, filter: Filter, path: str, level: int) -> None:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise InvalidArgument(f"a filter has at most {MAX_NODES} nodes", field=path, limit=MAX_NODES)
-        if level > MAX_LEVELS:
-            raise InvalidArgument(f"a filter has at most {MAX_LEVELS} levels", field=path, limit=MAX_LEVELS)
+        self._size.add_node(path, level)
         match filter:
             case AllOf(filters):
                 self._members(filters, f"{path}.all_of", level)
@@ -182,12 +203,16 @@ class _Check:
             case NoneOf(filters):
                 self._members(filters, f"{path}.none_of", level)
             case Equals(name, value):
-                self._value(value, self._comparable(name, f"{path}.equals"), f"{path}.equals.value")
+                field = self._comparable(name, f"{path}.equals")
+                if not _FITS[field.type](value):
+                    raise _misfit(value, field, f"{path}.equals.value")
             case In(name, values):
                 field = self._comparable(name, f"{path}.in_values")
-                self._size(len(values), f"{path}.in_values.values")
+                self._size.add_values(len(values), f"{path}.in_values.values")
+                fits = _FITS[field.type]
                 for position, value in enumerate(values):
-                    self._value(value, field, f"{path}.in_values.values[{position}]")
+                    if not fits(value):
+                        raise _misfit(value, field, f"{path}.in_values.values[{position}]")
             case Range(name):
                 self._declared(name, f"{path}.range", "a range", FieldType.INT64, FieldType.DOUBLE)
                 bounds = self._bounds(filter, f"{path}.range", "range")
@@ -215,7 +240,7 @@ class _Check:
                 if south > north:
                     raise InvalidArgument("the box's south lies north of its north", field=f"{path}.geo_box")
             case Ids(ids):
-                self._size(len(ids), f"{path}.ids.ids")
+                self._size.add_values(len(ids), f"{path}.ids.ids")
 
     def _members(self, filters: tuple[Filter, ...], path: str, level: int) -> None:
         for position, member in enumerate(filters):
@@ -232,7 +257,7 @@ class _Check:
             )
         if field.type not in accepted:
             raise InvalidArgument(
-                f"field {shown(name)} is a {field.type}, which {_CONDITIONS[field.type]} apply to;"
+                f"field {shown(name)} is {field.type.with_article}, which {_CONDITIONS[field.type]} apply to;"
                 f" {condition} wants a field of type {' or '.join(accepted)}",
                 field=f"{path}.field",
                 type=field.type,
@@ -242,14 +267,6 @@ class _Check:
     def _comparable(self, name: str, path: str) -> Field:
         types = (FieldType.STRING, FieldType.INT64, FieldType.DOUBLE, FieldType.BOOL)
         return self._declared(name, path, "a comparison with values", *types)
-
-    def _value(self, value: Value, field: Field, path: str) -> None:
-        if not _FITS[field.type](value):
-            raise InvalidArgument(
-                f"field {shown(field.name)} is a {field.type}, the value is not",
-                field=path,
-                expected=field.type,
-            )
 
     def _bounds(self, range: Range | TimeRange, path: str, kind: str) -> dict[str, float]:
         """Returns the bounds that are given."""
@@ -262,10 +279,6 @@ class _Check:
                 raise InvalidArgument(f"a {kind} has {exclusive} or {inclusive}, not both", field=path)
         return given
 
-    def _size(self, count: int, path: str) -> None:
-        if count > MAX_VALUES:
-            raise InvalidArgument(f"{count} values: at most {MAX_VALUES}", field=path, limit=MAX_VALUES)
-
     def _point(self, latitude: float, longitude: float, path: str) -> None:
         # Written so that NaN fails too.
         if not -90 <= latitude <= 90:
@@ -274,6 +287,23 @@ class _Check:
             raise InvalidArgument("a longitude lies between -180 and 180 degrees", field=f"{path}.longitude_degrees")
 
 
+def _misfit(value: Value, field: Field, path: str) -> InvalidArgument:
+    given = shown(value) if isinstance(value, str) else str(value)
+    return InvalidArgument(
+        f"field {shown(field.name)} is {field.type.with_article}, so its values are compared with {_VALUES[field.type]},"
+        f" not {given}",
+        field=path,
+        expected=field.type,
+    )
+
+
+# What a value is that a field of each type can be compared with.
+_VALUES = {
+    FieldType.STRING: "a string_value",
+    FieldType.INT64: "an int64_value",
+    FieldType.DOUBLE: "a finite number",
+    FieldType.BOOL: "a bool_value",
+}
 # What a field of each type can be filtered by, as the messages call it.
 _CONDITIONS = {
     FieldType.STRING: "equals, in_values, prefix and exists",

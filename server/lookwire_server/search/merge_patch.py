@@ -22,10 +22,8 @@ class MergePatch:
         Integers keep all their digits; other numbers become doubles.
         """
         try:
-            merged = _merged(read_object(payload, self._path), self._members)
+            merged = _merged(read_object(payload, self._path, "stored payload"), self._members)
             text = json.dumps(merged, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        except RecursionError:
-            raise InvalidArgument("the merged payload is nested too deeply", field=self._path) from None
         except ValueError:
             raise InvalidArgument(
                 "the merged payload has a number beyond the range of a double; replace the payload as a whole",

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookwire_server.search.index.sealed import Effort
 from lookwire_server.search.index.tuning import measure
-from lookwire_server.search.index.view import View
+from lookwire_server.search.index.view import View, effort_of
 from lookwire_server.search.store.collections import IndexKind
 from lookwire_server.search.store.store import Store
 from lookwire_server.search.vectors import Matrix
@@ -53,7 +54,9 @@ def measured(store: Store, view: View, far: Matrix, stopped: Callable[[], bool])
     near = np.frombuffer(b"".join(item.vector for item in items), "<f4").reshape(len(items), far.shape[1])
     slots = view.rows.slots_of_keys(np.array([item.key for item in items]), view.count)
     far = far[-MEASURED_QUERIES:]
-    index, effort = generation.index, generation.manifest.effort
+    index, manifest = generation.index, generation.manifest
+    # As a search among all items has it now.
+    effort = Effort(effort_of(manifest, len(living), far=False), effort_of(manifest, len(living), far=True))
     near_recalls, far_recalls = [], []
     for start in range(0, MEASURED_QUERIES, BATCH_QUERIES):
         if stopped():
@@ -62,18 +65,19 @@ def measured(store: Store, view: View, far: Matrix, stopped: Callable[[], bool])
         tuned = measure(index, effort, near[part], far[part], slots[part], alive)
         near_recalls += [tuned.near_recall] * len(near[part])
         far_recalls += [tuned.far_recall] * len(far[part])
-    return Recall(generation.manifest.generation, _mean(near_recalls), _mean(far_recalls))
+    return Recall(manifest.generation, _mean(near_recalls), _mean(far_recalls))
 
 
 def fell(recall: Recall, view: View) -> bool:
-    """Whether searches by queries of another kind find too little, and did not when the index was built."""
-    if view.generation is None or view.generation.manifest.generation != recall.generation or recall.far is None:
+    """Whether searches find too little, and did not when the index was built."""
+    if view.generation is None or view.generation.manifest.generation != recall.generation:
         return False
     manifest = view.generation.manifest
-    expected = (
-        manifest.target_recall if manifest.far_recall is None else min(manifest.target_recall, manifest.far_recall)
+    target = manifest.target_recall
+    return any(
+        now is not None and now < min(target, target if built is None else built) - TOLERANCE
+        for now, built in ((recall.near, manifest.near_recall), (recall.far, manifest.far_recall))
     )
-    return recall.far < expected - TOLERANCE
 
 
 def _mean(recalls: list[float | None]) -> float | None:

@@ -83,10 +83,12 @@ class Restore:
 
     def _discard(self, row: CollectionRow) -> None:
         try:
-            self._write(_Discard())
+            self._write(_Discard(row))
         except LookwireError as error:
             log.warning(
-                "a restore was given up; its items are removed at the next one", name=row.name, error=str(error)
+                "a restore was given up; its items are removed at the next one, or when the name is wanted",
+                name=row.name,
+                error=str(error),
             )
 
     def _unfit(self, what: str) -> FailedPrecondition:
@@ -182,12 +184,16 @@ class _Finish:
 
 
 class _Discard:
-    """Removes what is unfinished."""
+    """Removes what a restore has brought, or leaves that to whoever wants the name, if the disk refuses it."""
 
     size = 0
 
+    def __init__(self, row: CollectionRow) -> None:
+        self._row = row
+
     def persist(self, store: Store) -> None:
-        store.remove_unfinished()
+        store.restores.give_up(self._row.number)
+        store.remove_given_up(self._row.name)
 
     def apply(self) -> None:
         pass

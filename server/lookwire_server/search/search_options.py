@@ -25,6 +25,8 @@ SURPLUS = 4
 # A leg that ranks fewer items misses some that the other leg would bring to the front: an item that both legs have at rank
 # 60 + 2 x top_k scores as much as one that a single leg has at rank top_k.
 LEG_CANDIDATES = 60
+# Up to so many hits the legs are equally deep, so that the first hits are the same however many are asked for.
+LEG_TOP_K = 50
 
 # Makes calibrated scores in [0, 1] of cosines, [n] of [n].
 Calibrate = Callable[[Vector], Vector]
@@ -58,10 +60,14 @@ class SearchOptions:
     def check(self, fields: Sequence[Field]) -> None:
         """Raises InvalidArgument, with the path of what is at fault; `fields` are those that the collection declares."""
         if not 1 <= self.top_k <= MAX_TOP_K:
-            raise InvalidArgument(f"top_k is 1 to {MAX_TOP_K}, not {self.top_k}", field="top_k", limit=MAX_TOP_K)
+            raise InvalidArgument(
+                f"a search has 1 to {MAX_TOP_K} hits, not {self.top_k}", field="top_k", limit=MAX_TOP_K
+            )
         threshold = self.score_threshold
         if threshold is not None and not (math.isfinite(threshold) and -1 <= threshold <= 1):
-            raise InvalidArgument("a score threshold is a cosine, in [-1, 1]", field="score_threshold")
+            raise InvalidArgument(
+                f"a score threshold is a cosine, in [-1, 1], got {threshold:g}", field="score_threshold"
+            )
         if len(self.payload_fields) > MAX_PAYLOAD_FIELDS:
             raise InvalidArgument(
                 f"{len(self.payload_fields)} payload fields: at most {MAX_PAYLOAD_FIELDS}",
@@ -98,5 +104,5 @@ class SearchOptions:
         if self.group_by or self.collapse_cosine is not None:
             count *= SURPLUS
         if self.hybrid:
-            count = max(count, 2 * self.top_k + LEG_CANDIDATES)
+            count = max(count, 2 * max(self.top_k, LEG_TOP_K) + LEG_CANDIDATES)
         return min(count, MAX_TOP_K) + SPARE_CANDIDATES

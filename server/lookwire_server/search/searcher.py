@@ -18,8 +18,9 @@ from lookwire_server.search.filters import AllOf
 from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.index.view import Hits, Scope, View, Wanted
 from lookwire_server.search.items import StoredItem
+from lookwire_server.search.latest import latest
 from lookwire_server.search.payloads import selected
-from lookwire_server.search.plan import Plan
+from lookwire_server.search.plan import Method, Plan
 from lookwire_server.search.ranking.diversity import diverse
 from lookwire_server.search.ranking.fusion import Hybrid, Legs, fused
 from lookwire_server.search.ranking.groups import missing
@@ -37,8 +38,8 @@ ATTEMPTS = 4
 FURTHER_ROUNDS = 4
 # Ranking so few items takes less time than another thread needs to begin.
 RANKED_INLINE = 64
-# More than a cosine of float16 vectors is off by.
-HALF_PRECISION = 1e-3
+# What a cosine of float16 vectors may be off by: half of the distance between float16 numbers, 2 ** -11, for each element.
+HALF_PRECISION = 2**-11
 
 Result = TypeVar("Result")
 # Items and their vectors by key, and what reads them.
@@ -100,6 +101,14 @@ class Ranked:
     further: Scope | None
 
 
+def most_items(options: SearchOptions) -> int:
+    """Returns the largest number of items that a search holds at once, each with its payload."""
+    # Of both legs, and those that are equal to the words.
+    found = options.candidate_count * (3 if options.hybrid else 1)
+    further = options.group_by is not None or options.collapse_cosine is not None
+    return found + (FURTHER_ROUNDS * MAX_TOP_K if further else 0)
+
+
 class Searcher:
     """Searches one collection: nearest items by the index, then exact scores, payloads and ranking by the store."""
 
@@ -113,7 +122,8 @@ class Searcher:
     ) -> SearchResult:
         """`query` has length 1; the options were checked with the fields of `row`. `calibrate` is given if they ask for it."""
         search = _Search(self._engine, self._reads, row, query, options, calibrate)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            search.takes_latest = attempt == ATTEMPTS - 1
             started = perf_counter()
             view, hits = await self._searches.ask(search.wanted)
             search.search_seconds += perf_counter() - started
@@ -157,6 +167,8 @@ class _Search:
         scope = Scope(options.filter, options.far, options.exact)
         self.wanted = Wanted(query, options.candidate_count, scope, options.excluded_ids)
         self.stale = False
+        # Whether items that are replaced all the time are taken as they are now, other than the view has them.
+        self.takes_latest = False
         self.search_seconds = 0.0
         self.fetch_seconds = 0.0
 
@@ -166,8 +178,8 @@ class _Search:
         leg, keys = None, hits.keys
         if self._options.hybrid is not None:
             leg, keys = await self._words(view, hits, self._options.hybrid)
-        rank = partial(self._rank, view=view, vector_keys=hits.keys, leg=leg)
-        ranked = await self._read(keys, rank)
+        rank = partial(self._rank, view=view, first=hits, leg=leg)
+        ranked = await self._read(view, keys, rank)
         wanted = self.wanted
         for _ in range(FURTHER_ROUNDS):
             if ranked.further is None or self.stale or self._exhausted(wanted, hits):
@@ -176,7 +188,7 @@ class _Search:
             known = {*self.wanted.excluded_ids, *(item.id for item in pool.items)}
             wanted = Wanted(self.wanted.query, MAX_TOP_K, ranked.further, known)
             (hits,) = await self._search(partial(view.search, [wanted]))
-            ranked = await self._read(hits.keys, partial(self._extended, pool, rank))
+            ranked = await self._read(view, hits.keys, partial(self._extended, pool, rank, last=hits))
         return ranked
 
     async def _words(self, view: View, hits: Hits, hybrid: Hybrid) -> tuple[WordLeg, list[int]]:
@@ -189,14 +201,23 @@ class _Search:
             keys.update(dict.fromkeys(nearest.keys))
         return leg, list(keys)
 
-    async def _read(self, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
+    async def _read(self, view: View, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
         """Reads what the store still has of the keys, and ranks it."""
         started = perf_counter()
         stored = await self._reads.ask(keys)
         self.fetch_seconds += perf_counter() - started
+        missing = [key for key in keys if key not in stored]
+        if missing and self.takes_latest:
+            stored = {**stored, **await self._fetch(partial(self._latest, view, missing))}
         if len(keys) <= RANKED_INLINE:
             return rank(self._candidates(stored, keys))
         return await self._fetch(lambda: rank(self._candidates(stored, keys)))
+
+    def _latest(self, view: View, keys: list[int]) -> Stored:
+        """Reads the newest versions of items that were replaced, where they still match."""
+        ids = view.rows.ids(view.rows.slots_of_keys(np.array(keys), view.count))
+        found = latest(self._engine.store, self._row, ids, self._options.filter)
+        return {key: found[id] for key, id in zip(keys, ids, strict=True) if id in found}
 
     def _candidates(self, stored: Stored, keys: list[int]) -> Candidates:
         """Returns what was read, with the cosines of the float32 vectors."""
@@ -208,27 +229,39 @@ class _Search:
         scores: Any = np.clip(vectors @ self.wanted.query, -1.0, 1.0)
         return Candidates(np.array(kept, np.int64), [stored[key][0] for key in kept], vectors, scores)
 
-    def _extended(self, pool: Candidates, rank: Callable[[Candidates], Ranked], others: Candidates) -> Ranked:
-        return rank(pool.and_also(others))
+    def _extended(self, pool: Candidates, rank: Callable[..., Ranked], others: Candidates, last: Hits) -> Ranked:
+        return rank(pool.and_also(others), last=last)
 
-    def _rank(self, pool: Candidates, view: View, vector_keys: list[int], leg: WordLeg | None) -> Ranked:
-        """Thresholds, the best first, less near-duplicates and in groups, made diverse, and cut."""
+    def _rank(self, pool: Candidates, view: View, first: Hits, leg: WordLeg | None, last: Hits | None = None) -> Ranked:
+        """Thresholds, the best first, less near-duplicates and in groups, made diverse, and cut.
+
+        `first` are the nearest items, and `last` those of the pool that lie furthest.
+        """
         options = self._options
         calibrated = None if self._calibrate is None else self._calibrate(pool.scores)
-        legs = None if leg is None else self._fused(pool, view, vector_keys, leg)
+        legs = None if leg is None else self._fused(pool, view, first.keys, leg)
         relevance = pool.scores if legs is None else legs.fused
+        equal = np.zeros(len(pool.scores), np.bool_) if legs is None else legs.equal
         # Among items that no leg has, and others of equal fused scores, the nearest are first.
-        order = np.lexsort((-pool.scores, -relevance))
+        order = np.lexsort((-pool.scores, -relevance, ~equal))
         order = order[self._passes(pool.scores, calibrated, legs)[order]]
         values: list[Value | None] | None = None
         if options.group_by is not None:
             values = [json.loads(item.payload).get(options.group_by.field) for item in pool.items]
         groups = self._chosen(pool, order, values)
         further = self._further(groups, values)
+        if further is None and leg is None and self._doubtful(pool.scores, groups, last or first):
+            further = self.wanted.scope
         if options.diversity is not None:
             leaders = [group[0] for group in groups]
             scale = 1.0 if leg is None else leg.hybrid.best
-            places = diverse(pool.vectors[leaders], relevance[leaders] / scale, options.diversity.weight, options.top_k)
+            places = diverse(
+                pool.vectors[leaders],
+                relevance[leaders] / scale,
+                equal[leaders],
+                options.diversity.weight,
+                options.top_k,
+            )
             groups = [groups[place] for place in places]
         hits = [position for group in groups[: options.top_k] for position in group]
         return Ranked(
@@ -277,7 +310,7 @@ class _Search:
             passing &= calibrated >= np.float32(options.calibrated_threshold)
         if legs is not None and options.hybrid is not None and options.hybrid.vector_weight == 0:
             # A search for words alone: what has none of them is no hit.
-            passing &= legs.fused > 0
+            passing &= (legs.word_ranks > 0) | legs.equal
         return passing
 
     def _further(self, groups: list[list[int]], values: list[Value | None] | None) -> Scope | None:
@@ -291,6 +324,12 @@ class _Search:
             return None
         both = filter if options.filter is None else AllOf((options.filter, filter))
         return replace(self.wanted.scope, filter=both)
+
+    def _doubtful(self, scores: Vector, groups: list[list[int]], last: Hits) -> bool:
+        """Whether an item beyond the pool may be nearer than the last hit, though its float16 vector is not."""
+        if last.plan.method not in (Method.EXACT, Method.GATHER) or not (groups and len(last.keys)):
+            return False
+        return bool(last.scores[-1] + HALF_PRECISION > scores[groups[-1][-1]])
 
     def _exhausted(self, wanted: Wanted, hits: Hits) -> bool:
         """Whether there are no items beyond the hits of a round that could be hits of the search."""

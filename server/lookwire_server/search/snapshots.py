@@ -149,7 +149,7 @@ class Snapshots:
         try:
             file.path.unlink()
             synchronise(self._directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise NotFound(f"no snapshot {shown(file.name)}", field="snapshot", snapshot=file.name) from None
         except OSError as error:
             raise StorageFailure(f"the snapshot cannot be removed: {error.strerror}") from error

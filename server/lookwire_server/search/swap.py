@@ -30,7 +30,8 @@ class Swap:
 
     def persist(self, store: Store) -> None:
         """Raises Doubtful if the collection is another than it was when the index was loaded."""
-        if self._collection.deleted or self._index.view.columns.fields != self._collection.row.fields:
+        recorded = self._collection.index.is_recording
+        if not recorded or self._collection.deleted or self._index.view.columns.fields != self._collection.row.fields:
             raise Doubtful("the collection was changed while its index was built")
 
     def apply(self) -> None:

@@ -130,6 +130,8 @@ class Writer:
         try:
             while jobs := self._take():
                 self._commit(jobs)
+                # Or the last of them would be held in memory until the next come.
+                del jobs
                 self._settle()
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
             self._fail(error)
@@ -147,7 +149,7 @@ class Writer:
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         try:
-            persisted = self._persist([job for job in jobs if job.claim()])
+            persisted, refused = self._persist([job for job in jobs if job.claim()])
         except DISK_ERRORS as error:
             self._store.database.roll_back()
             if len(jobs) > 1:
@@ -158,6 +160,9 @@ class Writer:
                 full = isinstance(error, apsw.FullError)
                 jobs[0].fail(StorageFailure("the disk is full" if full else "the disk refused the write"), error)
             return
+        # Only now: what they were refused for may be a change of the same transaction.
+        for job, reason in refused:
+            job.fail(reason)
         results = [job.write.apply() for job in persisted]
         reach("write.before_publish")
         for job in persisted:
@@ -168,9 +173,9 @@ class Writer:
         for job, result in zip(persisted, results, strict=True):
             job.future.set_result(result)
 
-    def _persist(self, jobs: list[_Job[Any]]) -> list[_Job[Any]]:
-        """Commits one transaction; returns the jobs that are part of it."""
-        persisted = []
+    def _persist(self, jobs: list[_Job[Any]]) -> tuple[list[_Job[Any]], list[tuple[_Job[Any], Exception]]]:
+        """Commits one transaction; returns the jobs that are part of it, and the others with why they are not."""
+        persisted, refused = [], []
         self._store.database.begin()
         for job in jobs:
             try:
@@ -179,13 +184,13 @@ class Writer:
             except apsw.Error:
                 raise
             except Exception as error:  # noqa: BLE001 - it is answered to the caller, and undone
-                job.fail(error)
+                refused.append((job, error))
             else:
                 persisted.append(job)
         reach("write.before_commit")
         self._store.database.commit()
         reach("write.after_commit")
-        return persisted
+        return persisted, refused
 
     def _settle(self) -> None:
         with self._changed:

@@ -130,6 +130,8 @@ def _fields(fields: Mapping[str, FieldType | str]) -> list[pb.Field]:
 def _index(settings: IndexSettings | None) -> pb.IndexSettings | None:
     if settings is None:
         return None
+    if not isinstance(settings, IndexSettings):
+        raise TypeError(f"index is a lookwire.IndexSettings, not {type(settings).__name__}")
     kind = IndexKind(settings.kind)
     name = "UNSPECIFIED" if kind is IndexKind.AUTOMATIC else kind.name
     return pb.IndexSettings(kind=pb.IndexKind.Value(f"INDEX_KIND_{name}"), target_recall=settings.target_recall)

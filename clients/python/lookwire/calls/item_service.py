@@ -109,9 +109,11 @@ def count_items(collection: str, filter: Filter | None) -> Call[int]:
 
 
 def facet_items(collection: str, fields: Sequence[str], filter: Filter | None, limit: int) -> Call[Facets]:
-    """Asks for the counts of items by value. Raises TypeError for fields that are one string."""
+    """Asks for the counts of items by value. Raises TypeError for fields that are one string, ValueError for a limit below 1."""
     if isinstance(fields, str):
         raise TypeError("fields are a list of names, not one string")
+    if limit < 1:
+        raise ValueError(f"limit is at least 1, not {limit}")
 
     def parse(response: pb.FacetItemsResponse) -> Facets:
         return Facets(response.match_count, {facet.field: _facet(facet) for facet in response.facets})

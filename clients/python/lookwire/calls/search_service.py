@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lookwire.calls.call import Call, stage_times
 from lookwire.errors import FieldViolation, LookwireError, from_status
 from lookwire.filters import filter_message
-from lookwire.queries import Query, Search, query_message
+from lookwire.queries import Diversity, GroupBy, Hybrid, Query, Search, query_message
 from lookwire.types import BatchSearchResult, Hit, Legs, Plan, SearchResult
 from lookwire.v1 import search_service_pb2 as pb
 from lookwire.v1.filter_pb2 import FieldValue
@@ -81,10 +81,18 @@ def _request(collection: str, search: Search) -> pb.SearchRequest:
     )
 
 
+def _check(option: object, wanted: type, name: str) -> None:
+    if not isinstance(option, wanted):
+        raise TypeError(f"{name} is a lookwire.{wanted.__name__}, not {type(option).__name__}")
+
+
 def _hybrid(search: Search) -> pb.Hybrid | None:
     hybrid = search.hybrid
     if hybrid is None:
         return None
+    _check(hybrid, Hybrid, "hybrid")
+    if not isinstance(hybrid.words, str | None):
+        raise TypeError(f"the words of a hybrid search are a string, not {type(hybrid.words).__name__}")
     if isinstance(hybrid.fields, str):
         raise TypeError("the fields of a hybrid search are a list of names, not one string")
     if hybrid.words == "":
@@ -99,13 +107,17 @@ def _hybrid(search: Search) -> pb.Hybrid | None:
 
 def _diversity(search: Search) -> pb.Diversity | None:
     diversity = search.diversity
-    return None if diversity is None else pb.Diversity(weight=diversity.weight, candidates=diversity.candidates)
+    if diversity is None:
+        return None
+    _check(diversity, Diversity, "diversity")
+    return pb.Diversity(weight=diversity.weight, candidates=diversity.candidates)
 
 
 def _group_by(search: Search) -> pb.GroupBy | None:
     group_by = search.group_by
     if group_by is None:
         return None
+    _check(group_by, GroupBy, "group_by")
     if group_by.size < 1:
         raise ValueError(f"the size of a group is at least 1, not {group_by.size}")
     return pb.GroupBy(field=group_by.field, group_size=group_by.size)

@@ -26,7 +26,7 @@ class Filter(_message.Message):
 
     An item without a value for a condition's field does not match that condition (and so matches its negation). A field that
     the collection does not declare, or a value of another type than the field's, is INVALID_ARGUMENT. A tree has at most 256
-    nodes and 16 levels.
+    nodes, 16 levels, and 10,000 values and ids in all.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -217,7 +217,7 @@ class InCondition(_message.Message):
     """field is the name of a declared STRING, INT64, DOUBLE or BOOL field."""
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldValue]:
-        """values are the accepted values, at most 10,000; an empty list matches no item."""
+        """values are the accepted values; an empty list matches no item."""
 
     def __init__(
         self,
@@ -423,7 +423,7 @@ class GeoRadiusCondition(_message.Message):
     """radius_meters is the largest distance that matches, inclusive, greater than 0."""
     @_builtins.property
     def center(self) -> Global___GeoPoint:
-        """center is the point that distances are measured from."""
+        """center is the point that distances are measured from; it must be set."""
 
     def __init__(
         self,
@@ -442,7 +442,7 @@ Global___GeoRadiusCondition: _TypeAlias = GeoRadiusCondition  # noqa: Y015
 
 @_typing.final
 class GeoBoxCondition(_message.Message):
-    """GeoBoxCondition bounds latitude and longitude, edges included."""
+    """GeoBoxCondition bounds latitude and longitude, edges included. Both corners must be set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -485,7 +485,7 @@ class IdsCondition(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """ids are item ids, at most 10,000; those that do not exist match nothing."""
+        """ids are item ids; those that do not exist match nothing."""
 
     def __init__(
         self,

@@ -37,7 +37,9 @@ class Item(_message.Message):
     id: _builtins.str
     """id is unique in the collection: 1 to 512 bytes of UTF-8."""
     payload: _builtins.bytes
-    """payload is a JSON object in UTF-8, at most 64 KiB; empty means {}. Kept byte for byte."""
+    """payload is a JSON object in UTF-8, at most 64 KiB, with objects and arrays within each other in at most 64 levels, itself
+    counted; empty means {}. Kept byte for byte.
+    """
     text: _builtins.str
     """text is embedded by the collection's encoder; see Input.text."""
     image: _builtins.bytes

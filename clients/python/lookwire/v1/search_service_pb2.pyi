@@ -75,7 +75,9 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class MixQuery(_message.Message):
-    """MixQuery is the normalised weighted sum of the vectors of several queries. A sum of length zero is INVALID_ARGUMENT."""
+    """MixQuery is the normalised weighted sum of the vectors of several queries. A sum of length zero, up to a millionth of the sum
+    of the weights without their signs, is INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -128,7 +130,7 @@ Global___WeightedQuery: _TypeAlias = WeightedQuery  # noqa: Y015
 @_typing.final
 class RecommendQuery(_message.Message):
     """RecommendQuery is the normalised difference of two means: of the vectors of the liked items less those of the disliked.
-    The items named are not among the hits. A difference of length zero is INVALID_ARGUMENT.
+    The items named are not among the hits. A difference of length zero, up to two millionths, is INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -283,8 +285,12 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 @_typing.final
 class Hybrid(_message.Message):
     """Hybrid is a search for words beside that for vectors. Both legs rank the items that match the filter; the hits are those
-    with the largest sum of weight / (60 + rank) over the legs that found them (reciprocal rank fusion, Cormack et al., 2009).
-    An item with a TEXT or STRING field that is equal to the words, but for case and spaces, comes before all others.
+    with the largest sum of weight / (60 + rank) over the legs that reached them (reciprocal rank fusion, Cormack et al., 2009).
+    Each leg reaches at least 160 items, or 2 x top_k + 60 if that is more, but no more than 1,008. So without group_by,
+    collapse_cosine and diversity the first hits are the same for every top_k up to 50.
+
+    An item with a TEXT or STRING field that is equal to the words, but for case, spaces and Unicode composition (NFC), comes
+    before all others, whatever the weights. Several such items are in the order of their sums.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -334,8 +340,8 @@ Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
 class Diversity(_message.Message):
     """Diversity re-ranks by maximal marginal relevance (Carbonell and Goldstein, 1998): each hit is the candidate of the largest
     (1 - weight) x cosine with the query - weight x largest cosine with the hits before it. In a hybrid search the place of the cosine
-    with the query has the fused score, divided by the largest that there can be. With group_by it chooses among the best hits of the
-    groups.
+    with the query has the fused score, divided by the largest that there can be, and items that are equal to the words are chosen
+    before all others. With group_by it chooses among the best hits of the groups.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -570,21 +576,21 @@ class HybridLegs(_message.Message):
 
     @_builtins.property
     def word_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """word_ranks are ranks by BM25 from 1; 0 for an item that has none of the words."""
-
-    @_builtins.property
-    def word_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """word_scores are BM25 scores, higher is better; 0 for an item that has none of the words."""
-
-    @_builtins.property
-    def fused_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """fused_scores are what the hits are ordered by: the sum of weight / (60 + rank) over the legs, and 1 more where equal is
-        true.
+        """word_ranks are ranks by BM25 from 1; 0 for an item that the word leg did not reach: it has none of the words, or it comes
+        after those that the leg reaches.
         """
 
     @_builtins.property
+    def word_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """word_scores are BM25 scores, higher is better; 0 for an item that the word leg did not reach."""
+
+    @_builtins.property
+    def fused_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """fused_scores are the sums of weight / (60 + rank) over the legs; they order the hits, after equal."""
+
+    @_builtins.property
     def equal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """equal tells which items have a field that is equal to the words."""
+        """equal tells which items have a field that is equal to the words; they come first."""
 
     def __init__(
         self,

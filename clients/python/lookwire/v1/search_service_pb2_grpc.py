@@ -54,7 +54,8 @@ class SearchServiceServicer(object):
     def Search(self, request, context):
         """Search encodes the query where it must, and returns the nearest items, best first.
 
-        Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+        Unknown collection, or item id of a query: NOT_FOUND. A text or image for a collection whose encoder is not served, or has
+        changed: FAILED_PRECONDITION. Payloads, vectors and group values of more than 64 MiB in all: RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,7 +63,8 @@ class SearchServiceServicer(object):
 
     def BatchSearch(self, request, context):
         """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
+        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all. A search
+        whose payloads, vectors and group values no longer fit with those before into 64 MiB is RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

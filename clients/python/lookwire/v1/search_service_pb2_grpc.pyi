@@ -36,11 +36,13 @@ class SearchServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
     """Search encodes the query where it must, and returns the nearest items, best first.
 
-    Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+    Unknown collection, or item id of a query: NOT_FOUND. A text or image for a collection whose encoder is not served, or has
+    changed: FAILED_PRECONDITION. Payloads, vectors and group values of more than 64 MiB in all: RESOURCE_EXHAUSTED.
     """
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]
     """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
+    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all. A search
+    whose payloads, vectors and group values no longer fit with those before into 64 MiB is RESOURCE_EXHAUSTED.
     """
 
 @_typing.type_check_only
@@ -51,11 +53,13 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
     """Search encodes the query where it must, and returns the nearest items, best first.
 
-    Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+    Unknown collection, or item id of a query: NOT_FOUND. A text or image for a collection whose encoder is not served, or has
+    changed: FAILED_PRECONDITION. Payloads, vectors and group values of more than 64 MiB in all: RESOURCE_EXHAUSTED.
     """
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]  # type: ignore[assignment]
     """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
+    fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all. A search
+    whose payloads, vectors and group values no longer fit with those before into 64 MiB is RESOURCE_EXHAUSTED.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,7 +73,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_search_service_pb2.SearchResponse, _abc.Awaitable[_search_service_pb2.SearchResponse]]:
         """Search encodes the query where it must, and returns the nearest items, best first.
 
-        Unknown collection, or item id of a query: NOT_FOUND. A collection whose encoder has changed: FAILED_PRECONDITION.
+        Unknown collection, or item id of a query: NOT_FOUND. A text or image for a collection whose encoder is not served, or has
+        changed: FAILED_PRECONDITION. Payloads, vectors and group values of more than 64 MiB in all: RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
@@ -79,7 +84,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.BatchSearchResponse, _abc.Awaitable[_search_service_pb2.BatchSearchResponse]]:
         """BatchSearch carries out several searches at once; texts and images of all of them are encoded together. A search that
-        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all.
+        fails has a status in its place, and the others are answered. The searches may ask for at most 10,000 hits in all. A search
+        whose payloads, vectors and group values no longer fit with those before into 64 MiB is RESOURCE_EXHAUSTED.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

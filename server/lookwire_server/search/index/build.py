@@ -13,10 +13,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import structlog
 
 from lookwire_server.search.failpoints import reach
 from lookwire_server.search.index.exact import ExactIndex
-from lookwire_server.search.index.generation import VECTORS, Manifest, checked_manifest, described, write
+from lookwire_server.search.index.generation import UNREADABLE, VECTORS, Manifest, checked_manifest, described, write
 from lookwire_server.search.index.hnsw import HnswIndex
 from lookwire_server.search.index.ivf import IvfIndex
 from lookwire_server.search.index.load import load
@@ -25,6 +26,8 @@ from lookwire_server.search.index.tuning import Tuned, faster, tune
 from lookwire_server.search.store.collections import IndexKind
 from lookwire_server.search.store.store import Store
 from lookwire_server.search.vectors import HalfMatrix, Matrix
+
+log = structlog.get_logger()
 
 # Items that serve as queries of their own kind.
 SAMPLED_ITEMS = 256
@@ -112,9 +115,12 @@ def chosen(
 def trained(vectors: HalfMatrix, previous: Path | None) -> tuple[IvfIndex, int]:
     """Returns an inverted file of the vectors; with the cells of the previous one until there are twice as many vectors."""
     if previous is not None:
-        manifest = checked_manifest(previous)
-        if manifest.kind is IndexKind.IVF and len(vectors) < 2 * manifest.trained_count:
-            return IvfIndex.build(vectors, IvfIndex.open(previous / VECTORS)), manifest.trained_count
+        try:
+            manifest = checked_manifest(previous)
+            if manifest.kind is IndexKind.IVF and len(vectors) < 2 * manifest.trained_count:
+                return IvfIndex.build(vectors, IvfIndex.open(previous / VECTORS)), manifest.trained_count
+        except UNREADABLE as error:
+            log.warning("the index before cannot be read; the cells are trained anew", error=str(error))
     return IvfIndex.build(vectors, None), len(vectors)
 
 

@@ -35,6 +35,9 @@ log = structlog.get_logger()
 APPROXIMATE_ITEMS = 20_000
 # After a build that failed, which the disk or the memory will be at fault for, nothing is tried for so long.
 PAUSE_SECONDS = 60.0
+# A process that used no processor time for so long, looked at so often, will not end by itself.
+STALLED_SECONDS = 600.0
+POLL_SECONDS = 30.0
 # How often the recall of every index is measured again, which changes as items and queries do.
 MEASURE_SECONDS = 600.0
 
@@ -74,7 +77,7 @@ class Builder:
         self._waiting: dict[int, Buildable] = {}
         self._watched: dict[int, Buildable] = {}
         self._measure_at = time.monotonic() + MEASURE_SECONDS
-        self._current: int | None = None
+        self._current: Buildable | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="builder", daemon=True)
@@ -92,9 +95,17 @@ class Builder:
         with self._changed:
             self._watched[collection.row.number] = collection
 
+    def forget(self, number: int) -> None:
+        """Gives up whatever is to be done for a collection that is deleted."""
+        with self._changed:
+            self._watched.pop(number, None)
+            self._waiting.pop(number, None)
+            if self._child is not None and _is(self._current, number):
+                self._child.kill()
+
     def building(self, number: int) -> bool:
         """Whether a generation of the collection is being built, or waits to be."""
-        return number == self._current or number in self._waiting
+        return _is(self._current, number) or number in self._waiting
 
     def close(self) -> None:
         """Gives up the build that runs, and ends the thread."""
@@ -113,6 +124,8 @@ class Builder:
                 collection = self._take()
                 if collection is not None:
                     self._try_build(collection)
+                # Or it would be held in memory until the next is built, be it deleted or not.
+                del collection
                 if time.monotonic() >= self._measure_at:
                     self._measure()
         except BaseException as error:  # noqa: BLE001 - whatever it is, somebody must hear of it
@@ -126,25 +139,29 @@ class Builder:
                 self._changed.wait(left)
             if self._closing or not self._waiting:
                 return None
-            self._current = next(iter(self._waiting))
-            return self._waiting.pop(self._current)
+            self._current = self._waiting.pop(next(iter(self._waiting)))
+            return self._current
 
     def _pause(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, PAUSE_SECONDS)
 
     def _try_build(self, collection: Buildable) -> None:
+        row = collection.row
         try:
             if collection.needs_generation and not collection.deleted:
                 self._build(collection)
-        except Doubtful as doubt:
-            # The collection was changed meanwhile, or a file was: the next build is of what is there now.
-            log.warning("index not used", collection=collection.row.name, doubt=str(doubt))
-            self.request(collection)
-        except (OSError, apsw.Error, LookwireError, BuildFailure) as error:
+        except (OSError, apsw.Error, LookwireError, Doubtful, BuildFailure) as error:
+            generation = collection.index.view.generation
+            collection.generations.remove_all_but(None if generation is None else generation.manifest.generation)
             if not (self._closing or collection.deleted):
                 log.warning("index not built", collection=collection.row.name, error=str(error))
-                self._pause()
+                if collection.row is row:
+                    self._pause()
+                # Else the collection was changed meanwhile: the next build is of what it is now.
+                self.request(collection)
+        if collection.deleted:
+            collection.generations.remove()
 
     def _measure(self) -> None:
         with self._changed:
@@ -186,6 +203,8 @@ class Builder:
             with self._changed:
                 if self._closing:
                     raise BuildFailure("the server is stopping")
+                if self._current is not None and self._current.deleted:
+                    raise BuildFailure("the collection was deleted")
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors)  # noqa: S603 - our own module
                 self._child = child
             assert child.stdin is not None  # noqa: S101 - for the type checker: it was asked for
@@ -194,7 +213,7 @@ class Builder:
                 # One that has died already is known by its exit status.
                 with suppress(BrokenPipeError):
                     os.write(child.stdin.fileno(), json.dumps(asdict(order)).encode() + b"\n")
-                code = child.wait()
+                code = self._wait(child)
             finally:
                 self._child = None
                 child.stdin.close()
@@ -202,6 +221,20 @@ class Builder:
             said = errors.read().decode(errors="replace").strip()
         if code:
             raise BuildFailure(f"the process that builds it ended with {code}: {said[-500:]}")
+
+    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+        """Returns the exit status; a process that does nothing at all for long is killed."""
+        used, since = 0.0, time.monotonic()
+        while True:
+            try:
+                return child.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                now = cpu_seconds(child.pid)
+                if now > used:
+                    used, since = now, time.monotonic()
+                elif time.monotonic() - since > STALLED_SECONDS:
+                    log.warning("a build stands still and is given up", seconds=STALLED_SECONDS)
+                    child.kill()
 
     def _swap(self, collection: Buildable, number: int) -> None:
         """Reads the generation, catches up with the store, and has the writer put it in the place of the old one."""
@@ -218,8 +251,10 @@ class Builder:
             raise
         reach("swap.after_swap")
         manifest = generation.manifest
-        log.info(
-            "index built",
+        recalls = [recall for recall in (manifest.near_recall, manifest.far_recall) if recall is not None]
+        reached = all(recall >= manifest.target_recall for recall in recalls)
+        (log.info if reached else log.warning)(
+            "index built" if reached else "index built, with less than the target recall",
             collection=collection.row.name,
             generation=number,
             kind=str(manifest.kind),
@@ -229,6 +264,17 @@ class Builder:
         )
         reach("swap.before_removal")
         collection.generations.remove_all_but(number)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor seconds of a process, as Linux tells them."""
+    # The name may have blanks and brackets; the fields that follow it have none: utime and stime are the 14th and 15th.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _is(collection: Buildable | None, number: int) -> bool:
+    return collection is not None and collection.row.number == number
 
 
 class BuildFailure(Exception):

@@ -97,7 +97,7 @@ class StringColumn:
         return cast(Mask, matching[self._codes.first(count)])
 
     def equal(self, text: str, count: int) -> Mask:
-        """Matches values that are equal to the text but for case and spaces.
+        """Matches values that are equal to the text when both are `folded`.
 
         The first call folds every word of the dictionary, about a microsecond each, and keeps that; later calls fold the words
         that are new since.
@@ -200,6 +200,10 @@ class Int64Column(ScalarColumn):
 
 class DoubleColumn(ScalarColumn):
     """Floating-point numbers."""
+
+    def among(self, wanted: Iterable[Value], count: int) -> Mask:
+        """Matches numbers that are exactly equal: an integer that lies between two doubles matches neither."""
+        return super().among([number for number in wanted if float(cast(float, number)) == number], count)
 
     def between(self, *, gt: float | None, gte: float | None, lt: float | None, lte: float | None, count: int) -> Mask:
         values = self._values.first(count)

@@ -40,6 +40,8 @@ INDEXES: dict[IndexKind, type[ExactIndex] | type[IvfIndex] | type[HnswIndex]] = 
     IndexKind.HNSW: HnswIndex,
 }
 CHUNK_BYTES = 1 << 24
+# What reading damaged files raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 # The types of numpy take every array by name for the flag after them.
 _savez: Any = np.savez
@@ -96,7 +98,7 @@ class Generation:
                 if manifest.fields == described(fields):
                     columns.restore({name: arrays[name] for name in arrays.files})
             index = index_of(directory, manifest)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise Doubtful(f"{directory}: {error}") from error
         if not len(ids) == len(keys) == index.count == manifest.count:
             raise Doubtful(f"{directory}: {len(ids)} ids, {len(keys)} keys and {index.count} vectors")

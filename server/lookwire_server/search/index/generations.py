@@ -27,9 +27,7 @@ class Generations:
 
     def numbers(self) -> list[int]:
         """Returns the numbers of those that are there, rising, be they sound or not."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in self._paths() if path.name.isdecimal())
 
     def newest(self, row: CollectionRow, sequence: int) -> Generation | None:
         """Reads the newest that is sound and no newer than the store, whose last write is `sequence`; removes all others."""
@@ -56,10 +54,13 @@ class Generations:
 
     def remove_all_but(self, kept: int | None) -> None:
         """Removes the others, half-built ones too. Files that are open stay readable for whoever has them."""
-        if self.directory.is_dir():
-            for path in self.directory.iterdir():
-                if path.name.endswith(BUILDING) or (path.name.isdecimal() and int(path.name) != kept):
-                    shutil.rmtree(path, ignore_errors=True)
+        for path in self._paths():
+            if path.name.endswith(BUILDING) or (path.name.isdecimal() and int(path.name) != kept):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Removes all, and the directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def disk_bytes(self) -> int:
@@ -70,3 +71,10 @@ class Generations:
                 with suppress(FileNotFoundError):
                     nbytes += (Path(directory) / name).stat().st_size
         return nbytes
+
+    def _paths(self) -> list[Path]:
+        # Another thread may remove the directory at any time, when the collection is deleted.
+        try:
+            return list(self.directory.iterdir())
+        except FileNotFoundError:
+            return []

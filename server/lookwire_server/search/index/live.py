@@ -105,6 +105,8 @@ class VectorIndex:
     def redeclare(self, columns: Columns) -> None:
         """Takes columns of other fields, which have a row for each slot."""
         self._rows = self._rows.with_columns(columns)
+        # What was recorded has values of the fields before.
+        self._journal = None
         self._changed = True
 
     def publish(self) -> None:
@@ -124,11 +126,17 @@ class VectorIndex:
         """Whether so much was written since the last generation that a new one pays."""
         count, sealed = self._rows.count, self._rows.sealed_count
         stale = count - sealed + count - self._item_count
-        return self._item_count >= SEALED_ITEMS and stale >= max(SEALED_ITEMS, SEALED_SHARE * count)
+        large = self._item_count >= SEALED_ITEMS or self._generation is not None
+        return large and stale >= max(SEALED_ITEMS, SEALED_SHARE * count)
 
     def record(self) -> None:
         """Keeps the changes from now on, so that another index of the same collection can catch up by `succeed`."""
         self._journal = []
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether all changes since `record` are kept."""
+        return self._journal is not None
 
     def stop_recording(self) -> None:
         self._journal = None

@@ -38,7 +38,7 @@ class Effort:
     far: int
 
     def of(self, *, far: bool, filtered: bool) -> int:
-        """Returns the effort for a query. Under a filter every query may be far: what it resembles may be what does not match."""
+        """Returns the effort for a query. Where many items do not match every query may be far: what it resembles may be gone."""
         return self.far if far or filtered else self.near
 
 
@@ -91,7 +91,8 @@ def scaled(effort: int, count: int, match_count: int, power: float) -> int:
     With a power of 1 it looks at as many matches. What matches may lie further from the query than what does not, so that more is
     needed.
     """
-    return ceil(effort * (count / match_count) ** power)
+    raised: int = ceil(effort * (count / match_count) ** power)
+    return raised
 
 
 def bitmap(selected: Mask | None) -> Any:

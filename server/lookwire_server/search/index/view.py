@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lookwire_server.search.filters import Filter, check_filter, matching
 from lookwire_server.search.index import exact
 from lookwire_server.search.index.columns import Columns, Mask
-from lookwire_server.search.index.generation import Generation
+from lookwire_server.search.index.generation import Generation, Manifest
 from lookwire_server.search.index.rows import Rows
 from lookwire_server.search.plan import Method, Plan
 from lookwire_server.search.vectors import Matrix, Vector
@@ -19,6 +19,9 @@ from lookwire_server.search.vectors import Matrix, Vector
 # it: so that recall stays, their number to this power (measured on 100,000 vectors like those of CLIP, up to 1,000 results).
 TUNED_RESULTS = 18
 EFFORT_EXPONENT = 0.75
+# Where fewer of the sealed slots match, be it by a filter or because items were replaced or removed, what a query resembles may
+# be gone.
+NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,11 @@ class View:
         parts = []
         if self.generation is not None:
             manifest = self.generation.manifest
-            effort = manifest.effort.of(far=scope.far, filtered=scope.filter is not None)
-            effort = 0 if scope.exact else ceil(effort * max(1.0, k / TUNED_RESULTS) ** EFFORT_EXPONENT)
             inside = None if selected is None else selected[:sealed]
-            answer = self.generation.index.search(
-                queries, k, inside, sealed if inside is None else int(np.count_nonzero(inside)), effort
-            )
+            inside_count = sealed if inside is None else int(np.count_nonzero(inside))
+            effort = effort_of(manifest, inside_count, far=scope.far)
+            effort = 0 if scope.exact else ceil(effort * max(1.0, k / TUNED_RESULTS) ** EFFORT_EXPONENT)
+            answer = self.generation.index.search(queries, k, inside, inside_count, effort)
             parts.append((answer.scores, answer.slots))
             recall = manifest.far_recall if scope.far else manifest.near_recall
             plan = replace(
@@ -156,3 +158,8 @@ class View:
             kept &= ~np.isin(slots, excluded)
         slots, scores = slots[kept][: search.k], scores[kept][: search.k]
         return Hits(self.rows.ids(slots), self.rows.keys(self.count)[slots].tolist(), scores, slots, plan)
+
+
+def effort_of(manifest: Manifest, match_count: int, *, far: bool) -> int:
+    """Returns the effort for a few nearest among so many of the sealed slots."""
+    return manifest.effort.of(far=far, filtered=match_count < NEARLY_ALL * manifest.count)

@@ -37,17 +37,22 @@ class Diversity:
         return self.candidates or min(CANDIDATES_OF_A_HIT * top_k, limit)
 
 
-def diverse(vectors: Matrix, relevance: NDArray[Any], weight: float, count: int) -> NDArray[np.int64]:
+def diverse(
+    vectors: Matrix, relevance: NDArray[Any], first: NDArray[np.bool_], weight: float, count: int
+) -> NDArray[np.int64]:
     """Returns the positions of `count` candidates (all if there are fewer) in the order in which they are chosen.
 
-    Each is the one of the largest (1 - weight) x relevance - weight x largest cosine with those chosen before; the first is the
-    most relevant. `vectors` are [n, d] of length 1, `relevance` is [n].
+    Each is the one of the largest (1 - weight) x relevance - weight x largest cosine with those chosen before; the very first is
+    the most relevant. Those that are `first` are chosen before all others. `vectors` are [n, d] of length 1, `relevance` in
+    [-1, 1] and `first` are [n].
     """
     chosen = np.empty(min(count, len(vectors)), np.int64)
-    gain = (1 - weight) * relevance.astype(np.float64)
+    # The formula's values lie in [-1, 1].
+    lead = 3.0 * first
+    gain = (1 - weight) * relevance.astype(np.float64) + lead
     likeness = np.full(len(vectors), -np.inf)
     for place in range(len(chosen)):
-        position = int(np.argmax(relevance if place == 0 else gain - weight * likeness))
+        position = int(np.argmax(relevance + lead if place == 0 else gain - weight * likeness))
         chosen[place] = position
         likeness = np.maximum(likeness, vectors @ vectors[position])
         gain[position] = -np.inf

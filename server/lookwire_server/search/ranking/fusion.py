@@ -61,8 +61,8 @@ class Hybrid:
 class Legs:
     """Where the legs rank items, arrays [n].
 
-    Ranks are from 1, 0 for an item that the leg does not have; `word_scores` are BM25's, `equal` tells which items have a field
-    that is equal to the words, which adds 1 to their `fused` scores.
+    Ranks are from 1, 0 for an item that the leg did not reach; `word_scores` are BM25's, `equal` tells which items have a field
+    that is equal to the words: they come before all others, whatever their `fused` scores.
     """
 
     vector_ranks: NDArray[np.int64]
@@ -102,7 +102,7 @@ def fused(
     places = {key: place for place, key in enumerate(word_keys.tolist(), 1)}
     word_ranks = np.array([places.get(key, 0) for key in keys.tolist()], np.int64)
     scores = np.append(np.float32(0), word_scores)[word_ranks]
-    total = equal.astype(np.float64)
+    total = np.zeros(len(keys))
     for weight, ranks in ((hybrid.vector_weight, vector_ranks), (hybrid.word_weight, word_ranks)):
         total += np.where(ranks > 0, weight / (RANK_OFFSET + ranks), 0.0)
     return Legs(vector_ranks, word_ranks, scores, equal, total)

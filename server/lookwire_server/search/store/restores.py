@@ -8,6 +8,8 @@ class RestoreTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Numbers are never given twice, so that one may stay when its collection is gone.
+        self._given_up: set[int] = set()
 
     def begin(self, number: int) -> None:
         self._database.connection.execute("INSERT INTO restores (collection) VALUES (?)", (number,))
@@ -15,3 +17,10 @@ class RestoreTable:
     def end(self, number: int) -> None:
         """Makes the collection one like any other, or forgets it."""
         self._database.connection.execute("DELETE FROM restores WHERE collection = ?", (number,))
+
+    def give_up(self, number: int) -> None:
+        """Notes, in memory and whatever becomes of the transaction, that nobody goes on with a restore."""
+        self._given_up.add(number)
+
+    def given_up(self, number: int) -> bool:
+        return number in self._given_up

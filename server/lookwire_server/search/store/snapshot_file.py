@@ -8,6 +8,7 @@ its header, so it does not see what follows.
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -128,13 +129,15 @@ class SnapshotFile:
                 connection.set_progress_handler(given_up.is_set, INSTRUCTIONS)
                 connection.execute("ATTACH ? AS store", ((data_dir / DATABASE).absolute().as_uri() + "?mode=ro",))
                 bindings = {"number": number, "created": (created - EPOCH) // timedelta(microseconds=1)}
-                with connection:  # one transaction, which sees the store as of its first statement
-                    connection.execute(COPY, bindings)
-                    described: Any = connection.execute(DESCRIBE, bindings).fetchone()
-                    if described is None:
-                        raise NotFound("the collection was deleted")
-                    row = (*described, _digest_of(described))
-                    connection.execute("INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                # One transaction, which sees the store as of its first statement. If it fails the file is thrown away.
+                connection.execute("BEGIN")
+                connection.execute(COPY, bindings)
+                described: Any = connection.execute(DESCRIBE, bindings).fetchone()
+                if described is None:
+                    raise NotFound("the collection was deleted")
+                row = (*described, _digest_of(described))
+                connection.execute("INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                connection.execute("COMMIT")
         except apsw.InterruptError:
             raise GivenUp from None
         with self.path.open("r+b") as file:
@@ -217,7 +220,9 @@ class SnapshotFile:
     @contextmanager
     def _readable(self) -> Iterator[BinaryIO]:
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_open) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise self._refused("is no regular file; give one that CreateSnapshot made")
                 yield file
         except FileNotFoundError:
             raise NotFound(f"no snapshot {shown(self.name)}", field="snapshot", snapshot=self.name) from None
@@ -260,6 +265,11 @@ class SnapshotFile:
         return FailedPrecondition(
             f"{self.path.name} {why}; nothing was changed", field="snapshot", snapshot=self.name, **metadata
         )
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a pipe too without waiting for somebody who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _digest_of(row: Sequence[object]) -> bytes:

@@ -40,10 +40,16 @@ class Store:
 
     def add_collection(self, new: NewCollection, *, sequence: int = 0) -> CollectionRow | None:
         """Returns the new collection, with the tables of its own; None if the name is taken, be it by an alias."""
+        self.remove_given_up(new.name)
         row = self.collections.add(new, sequence=sequence)
         if row is not None:
             self.words.create(row)
         return row
+
+    def set_alias(self, alias: str, number: int) -> bool:
+        """Returns whether it could: False for the name of a collection. Raises NotFound if the collection is gone."""
+        self.remove_given_up(alias)
+        return self.collections.set_alias(alias, number)
 
     def put_items(self, row: CollectionRow, sequence: int, new: CheckedItems, vectors: Matrix) -> tuple[list[int], int]:
         """Returns the keys of the new rows, and how many rows they replace."""
@@ -97,3 +103,9 @@ class Store:
         """Removes the collections that a restore left which did not come to its end."""
         for row in self.collections.unfinished():
             self.remove_collection(row)
+
+    def remove_given_up(self, name: str) -> None:
+        """Removes what has the name and is left of a restore that was given up, which the disk may have refused to remove then."""
+        for row in self.collections.unfinished():
+            if row.name == name and self.restores.given_up(row.number):
+                self.remove_collection(row)

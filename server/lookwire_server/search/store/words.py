@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookwire_server.errors import FailedPrecondition
-from lookwire_server.search.fields import FieldType, Values, folded, read_payload
+from lookwire_server.search.fields import FieldType, Values, folded, read_stored_payload
 from lookwire_server.search.store.collections import CollectionRow
 from lookwire_server.search.store.database import Database
 from lookwire_server.search.vectors import Vector
@@ -65,7 +65,7 @@ class WordTable:
         for start in range(0, len(keys), FETCHED_ROWS):
             some = keys[start : start + FETCHED_ROWS]
             payloads = connection.executemany("SELECT payload FROM items WHERE key = ?", ((key,) for key in some))
-            self.add(row, some, [read_payload(payload, row.fields, "payload") for (payload,) in payloads])
+            self.add(row, some, [read_stored_payload(payload, row.fields) for (payload,) in payloads])
 
     def add(self, row: CollectionRow, keys: Sequence[int], values: Iterable[Values]) -> None:
         """Adds the texts of new items; quickest by rising key."""
@@ -107,7 +107,7 @@ class WordTable:
         return self._found(row, columns, f"({quoted})", limit, accepts, score="-rank", order="rank")
 
     def equal(self, row: CollectionRow, words: str, accepts: Accepts | None = None) -> Keys:
-        """Returns the keys of items with a TEXT field that is equal to the words but for case and spaces.
+        """Returns the keys of items with a TEXT field that is equal to the words, both `folded`.
 
         At most MAX_EQUAL of those that `accepts` does not refuse; none for words that are empty.
         """
