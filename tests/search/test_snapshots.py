@@ -436,6 +436,84 @@ async def test_full_disk_leaves_nothing_behind(
     assert failures == []
 
 
+async def test_copy_that_sqlite_undoes_of_its_own_accord(
+    collections: Collections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that refuses pages before the end of the copy, after which there is no transaction left, is StorageFailure too."""
+    new = SnapshotFile._new
+
+    def without_cache(file: SnapshotFile) -> apsw.Connection:
+        connection = new(file)
+        connection.pragma("cache_size", 1)
+        return connection
+
+    shoes = await collections.create(SHOES)
+    for number in range(10):
+        large = NewItem(f"large {number}", b'{"note": "%s"}' % (b"x" * 60_000))
+        await shoes.upsert([large], np.ones((1, DIMENSION)))
+    monkeypatch.setattr(SnapshotFile, "_new", without_cache)
+
+    with limited_files(200_000), pytest.raises(StorageFailure, match="the disk refused the snapshot"):
+        await collections.snapshots.create("shoes")
+
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+@pytest.mark.parametrize("want", ["create", "alias", "restore"])
+async def test_name_of_a_restore_that_could_not_be_removed_is_free(
+    collections: Collections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, want: str
+) -> None:
+    """A disk that refuses even to remove what a restore has brought keeps neither the name nor the room for ever."""
+    shoes = await collections.create(SHOES)
+    await fill(shoes)
+    snapshot = await collections.snapshots.create("shoes")
+    store = collections._engine.store
+
+    with pytest.MonkeyPatch.context() as patch:
+        disk = limited_files((tmp_path / "lookwire.db-wal").stat().st_size)
+
+        def fail(name: str) -> None:
+            if name == "restore.after_chunk":
+                disk.__enter__()
+
+        patch.setattr(restore_module, "reach", fail)
+        patch.setattr(snapshot_file, "CHUNK_BYTES", 1)
+        with pytest.raises(StorageFailure, match="the disk refused the write"):
+            await collections.snapshots.restore(snapshot.name, "again")
+        disk.__exit__()
+    left = [row.name for row in store.collections.unfinished()]
+    match want:
+        case "create":
+            await collections.create(replace(SHOES, name="again"))
+        case "alias":
+            await collections.set_alias("again", "shoes")
+        case "restore":
+            await collections.snapshots.restore(snapshot.name, "again")
+
+    assert left == ["again"]
+    assert store.collections.unfinished() == []
+    assert collections.get("again").item_count == (0 if want == "create" else 78)
+
+
+async def test_running_restore_keeps_its_name(collections: Collections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that a restore is bringing items to is taken."""
+    shoes = await collections.create(SHOES)
+    await fill(shoes)
+    snapshot = await collections.snapshots.create("shoes")
+    refused: list[type[BaseException] | None] = []
+
+    def meanwhile(name: str) -> None:
+        for want in (collections.create(replace(SHOES, name="again")), collections.set_alias("again", "shoes")):
+            with pytest.raises(AlreadyExists) as caught:
+                asyncio.run(want)
+            refused.append(caught.type)
+
+    monkeypatch.setattr(restore_module, "reach", meanwhile)
+
+    assert (await collections.snapshots.restore(snapshot.name, "again")).item_count == 78
+    assert refused == [AlreadyExists] * 4
+
+
 class limited_files:  # noqa: N801 - used as a function is
     """The system refuses to make any file longer."""
 

@@ -92,6 +92,26 @@ async def state(collection: Collection) -> tuple[list[str], list[bytes], int, in
     )
 
 
+async def test_no_conflict_with_what_the_disk_refused(
+    collections: Collections, collection: Collection, tmp_path: Path
+) -> None:
+    """A write is not refused for an item of its own transaction that the disk did not take."""
+    from .test_writer import held
+
+    gate, _ = held(collections)
+    waiting = [
+        asyncio.ensure_future(collection.upsert(batch, rows(1)))
+        for batch in (items("a", payload=LARGE), [NewItem("a", b"{}", if_sequence=0)])
+    ]
+    await asyncio.sleep(0)
+    with broken_disk(collections, tmp_path):
+        gate.opened.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(result) for result in results] == [StorageFailure, StorageFailure]
+    assert (await collection.upsert([NewItem("a", b"{}", if_sequence=0)], rows(1))).sequence == 1
+
+
 async def test_small_write_does_not_fail_with_a_large_one(
     collections: Collections, collection: Collection, tmp_path: Path
 ) -> None:

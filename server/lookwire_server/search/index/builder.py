@@ -105,7 +105,8 @@ class Builder:
 
     def building(self, number: int) -> bool:
         """Whether a generation of the collection is being built, or waits to be."""
-        return _is(self._current, number) or number in self._waiting
+        # In this order: one whose turn comes is the current one before it waits no more.
+        return number in self._waiting or _is(self._current, number)
 
     def close(self) -> None:
         """Gives up the build that runs, and ends the thread."""
@@ -139,8 +140,8 @@ class Builder:
                 self._changed.wait(left)
             if self._closing or not self._waiting:
                 return None
-            self._current = self._waiting.pop(next(iter(self._waiting)))
-            return self._current
+            number, self._current = next(iter(self._waiting.items()))
+            return self._waiting.pop(number)
 
     def _pause(self) -> None:
         with self._changed:

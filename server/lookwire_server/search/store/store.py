@@ -105,7 +105,7 @@ class Store:
             self.remove_collection(row)
 
     def remove_given_up(self, name: str) -> None:
-        """Removes what has the name and is left of a restore that was given up, which the disk may have refused to remove then."""
+        """Removes what a restore that was given up has left under the name, because the disk refused to remove it then."""
         for row in self.collections.unfinished():
             if row.name == name and self.restores.given_up(row.number):
                 self.remove_collection(row)
