@@ -50,13 +50,15 @@ def run(report: Report) -> None:
         add_writes(report, load, client, server.address, vectors)
         client.create_collection("exact", FIELDS, index=IndexSettings("exact"))
         write(load, server.address, "exact", vectors)
+        wait_for_index(client, "exact")
         add_exact(report, load, server.address, vectors, queries)
         client.create_collection("few", FIELDS)
         write(load, server.address, "few", vectors[:FEW_ITEMS])
         client.create_collection("planned", FIELDS)
         write(load, server.address, "planned", vectors)
         load.closed(search_vectors(server.address, "planned", queries), CLIENTS, WARM_UP)
-        wait_for_index(client, "planned")
+        for name in ("few", "planned"):
+            wait_for_index(client, name)
         add_texts(report, load, client, server.address)
 
 

@@ -24,8 +24,8 @@ _ScalarQuantizer: Any = faiss.ScalarQuantizer
 # Half of a block's float32 copy and the queries stay in a core's cache, and the calls cost little beside the work.
 BLOCK_ROWS = 4_096
 # So many queries are compared with the float16 rows one after the other; for more, a block is made float32 once and
-# multiplied. Measured at 512 dimensions: both cost the same at 12 to 14 queries.
-SCANNED_QUERIES = 12
+# multiplied. Measured at 512 dimensions: both cost the same at 12 to 16 queries with one thread, and at 24 with two.
+SCANNED_QUERIES = 16
 # Above this share of selected rows it costs less to skip the others than to copy the selected ones together.
 DENSE_SHARE = 0.3
 # A thread is started for no fewer comparisons than these: about 3 ms of them.
