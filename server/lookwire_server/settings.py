@@ -261,5 +261,5 @@ class Settings(BaseSettings):
 
     @property
     def search_threads(self) -> int:
-        """Threads of one search, and of a build of an index."""
+        """Threads of one search."""
         return self.cores

@@ -57,13 +57,14 @@ class Engine:
         on_failure: Callable[[BaseException], None],
         probe: Probe,
     ) -> "Engine":
-        """`search_threads` is how many threads one search has, and at the lowest priority a build."""
+        """`search_threads` is how many threads one search has; a build has half as many, at the lowest priority."""
         # FAISS takes every core for one search unless told otherwise, and it must be told in each thread.
         limited = partial(faiss.omp_set_num_threads, search_threads)
         return Engine(
             store,
             Writer(store, metrics, on_failure),
-            Builder(store, search_threads, on_failure),
+            # Half of the cores, so that a build leaves caches and memory to searches too.
+            Builder(store, max(1, search_threads // 2), on_failure),
             Workers("search", SEARCHING_THREADS, limited),
             Workers("read", READING_THREADS),
             # Snapshots and restores, one after the other.
