@@ -58,7 +58,8 @@ async def one_round(directory: str, groups: list[Group], failpoint: str, *, firs
         await asyncio.to_thread(start, server, f"{failpoint}:{times}")
     except RuntimeError:
         # It died while it started, at a build that was wanted already.
-        assert failpoint and server.process.returncode == -signal.SIGKILL
+        assert failpoint
+        assert server.process.returncode == -signal.SIGKILL
         await asyncio.to_thread(start, server, "")
     life = Life(server.address, groups)
     try:
