@@ -76,7 +76,7 @@ class IvfIndex:
             probes = min(scaled(effort, self.count, match_count, FILTERED_POWER), cells)
             reason = f"{effort} of {cells} cells have the recall wanted"
             if probes > effort:
-                reason += f", and {probes} as many matches: {match_count} of {self.count} items match"
+                reason += f", and {probes} as good for {match_count} of {self.count} items"
         if k == 0 or not len(queries):
             scores, slots = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         else:
