@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import grpc
+
 from lookwire.local import LocalServer
 from lookwire_server.search.failpoints import NAMES, VARIABLE
 
-from .life import Life
+from .life import TIMEOUT, Life
 from .oracle import Group
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repo"
@@ -55,17 +57,13 @@ async def one_round(directory: str, groups: list[Group], failpoint: str, *, firs
     server = LocalServer(REPOSITORY, directory, allow_http=False, show_log="CRASH_LOG" in os.environ)
     server._command[2] = "tests.crash.small_server"
     try:
-        await asyncio.to_thread(start, server, f"{failpoint}:{times}")
-    except RuntimeError:
-        # It died while it started, at a build that was wanted already.
-        assert failpoint
-        assert server.process.returncode == -signal.SIGKILL
-        await asyncio.to_thread(start, server, "")
-    life = Life(server.address, groups)
+        life = await begin(server, groups, f"{failpoint}:{times}", first=first)
+    except (RuntimeError, grpc.aio.AioRpcError):
+        # A build was wanted already, and it died while it started or was compared; of what else the round fails.
+        if not failpoint or server.process.wait(TIMEOUT) != -signal.SIGKILL:
+            raise
+        life = await begin(server, groups, "", first=first)
     try:
-        if first:
-            await life.create()
-        await life.check()
         working = asyncio.create_task(life.live(LONGEST_LIFE if failpoint else random.uniform(0.1, LONGEST_LIFE)))
         died = asyncio.create_task(asyncio.to_thread(server.process.wait))
         await asyncio.wait([working, died], return_when=asyncio.FIRST_COMPLETED)
@@ -75,6 +73,20 @@ async def one_round(directory: str, groups: list[Group], failpoint: str, *, firs
     finally:
         server.kill()
         await life.close()
+    return life
+
+
+async def begin(server: LocalServer, groups: list[Group], failpoint: str, *, first: bool) -> Life:
+    """Starts the server and compares what it has."""
+    await asyncio.to_thread(start, server, failpoint)
+    life = Life(server.address, groups)
+    try:
+        if first:
+            await life.create()
+        await life.check()
+    except BaseException:
+        await life.close()
+        raise
     return life
 
 
