@@ -41,7 +41,7 @@ class Item(_message.Message):
     counted; empty means {}. Kept byte for byte.
     """
     text: _builtins.str
-    """text is embedded by the collection's encoder; see Input.text."""
+    """text is embedded by the collection's encoder; see Input.text. One that is not served, or has changed: FAILED_PRECONDITION."""
     image: _builtins.bytes
     """image is embedded by the collection's encoder; see Input.image."""
     if_sequence: _builtins.int
