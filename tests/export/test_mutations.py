@@ -184,8 +184,8 @@ def test_wrong_tower(
 def test_siglip_padded_to_the_longest_text(siglip: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower that attends to its padding, served with batches cut to their longest text, fails; padding is named."""
 
-    def cut(reference: Reference) -> Any:
-        tower = text_tower(reference)
+    def cut(reference: Reference, step: int) -> Any:
+        tower = text_tower(reference, step)
         tower.padding = "longest"
         return tower
 
