@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -56,12 +56,6 @@ class CollectionRow(NewCollection):
         return NewCollection(
             self.name, self.encoder, self.fingerprint, self.dimension, self.fields, self.index, self.keeps_sources
         )
-
-    def with_fields(self, fields: Sequence[Field]) -> "CollectionRow":
-        return replace(self, fields=tuple(fields))
-
-    def with_index(self, index: IndexSettings) -> "CollectionRow":
-        return replace(self, index=index)
 
 
 class CollectionTable:
