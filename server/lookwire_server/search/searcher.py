@@ -38,8 +38,8 @@ ATTEMPTS = 4
 FURTHER_ROUNDS = 4
 # Ranking so few items takes less time than another thread needs to begin.
 RANKED_INLINE = 64
-# What a cosine of float16 vectors may be off by: half of the distance between float16 numbers, 2 ** -11, for each element.
-HALF_PRECISION = 2**-11
+# What a cosine of float16 vectors may be off by: each element of both by half of the distance between float16 numbers, 2 ** -11.
+HALF_PRECISION = 2**-10
 
 Result = TypeVar("Result")
 # Items and their vectors by key, and what reads them.

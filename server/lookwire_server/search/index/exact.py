@@ -9,32 +9,33 @@ from pathlib import Path
 from typing import Any, Self
 
 import faiss
+import numkong
 import numpy as np
-from numpy.typing import NDArray
 
 from lookwire_server.search.index.sealed import Answer, Mask, Slots
 from lookwire_server.search.plan import Method
 from lookwire_server.search.vectors import HalfMatrix, Matrix
 
 # The types that faiss ships describe Python functions of these names; those that there are take pointers.
-_knn_inner_product: Any = faiss.knn_inner_product
+_MinHeaps: Any = faiss.float_minheap_array_t
 _IDSelectorBitmap: Any = faiss.IDSelectorBitmap
 _ScalarQuantizer: Any = faiss.ScalarQuantizer
 
-# Half of a block's float32 copy and the queries stay in a core's cache, and the calls cost little beside the work.
+# Rows that are made float32 at a time for FAISS to train on and to add.
 BLOCK_ROWS = 4_096
-# Rows that a query is compared with in one call: larger ones leave the cache, smaller ones take the interpreter more often.
+# Rows that queries are compared with in one call: larger ones leave the cache, smaller ones take the interpreter more often.
 SCANNED_ROWS = 8_192
-# So many queries are compared with the float16 rows one after the other; for more, a block is made float32 once and
-# multiplied. Measured at 512 dimensions: both cost the same at 12 to 16 queries with one thread, and at 24 with two.
-SCANNED_QUERIES = 16
+# So many queries are compared with the rows one after the other, more of them at once. Measured at 512 dimensions: both
+# cost the same at 6 queries with one thread and at 3 with two, and 16 at once half as much.
+SCANNED_QUERIES = 5
 # Above this share of selected rows it costs less to skip the others than to copy the selected ones together.
 DENSE_SHARE = 0.3
 # A thread is started for no fewer comparisons than these: about 3 ms of them.
 COMPARISONS_OF_A_THREAD = 65_536
 
-# FAISS multiplies matrices only from queries x dimension of this on. Its default, 128,000, is 250 queries at 512
-# dimensions, and batches below that gain nothing (facebookresearch/faiss, issue 4925; 800 is from pull request 5109).
+# FAISS multiplies matrices only from queries x dimension of this on; here it compares queries with the centroids of IVF. Its
+# default, 128,000, is 250 queries at 512 dimensions, and batches below that gain nothing (facebookresearch/faiss, issue 4925;
+# 800 is from pull request 5109).
 faiss.cvar.distance_compute_blas_threshold = 800
 
 
@@ -78,7 +79,8 @@ def nearest(queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None 
     """Returns the scores [q, k'] and the rows [q, k'] of largest inner product, best first; k' = min(k, rows to choose from).
 
     `queries` [q, d] and `vectors` [n, d] are contiguous, and `vectors` may be a memory map. Inner products are of the float16
-    vectors: for vectors of length 1 they are within about 1e-4 of those of the float32 vectors. `selected` [n] are the rows
+    vectors, and of more than SCANNED_QUERIES queries rounded to float16: for vectors of length 1 they are within about 1e-4 of
+    those of the float32 vectors, and never further than 1e-3. `selected` [n] are the rows
     to choose from, all if None; the cost is that of the selected rows. Uses as many threads as FAISS would use in the
     calling thread, and holds the interpreter only between blocks.
     """
@@ -86,13 +88,12 @@ def nearest(queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None 
     k = min(k, len(rows))
     if k == 0 or len(queries) == 0:
         return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    if len(queries) > SCANNED_QUERIES:
-        search = partial(_multiplied, queries, vectors, k, selected is not None)
-    elif selected is not None and len(rows) > DENSE_SHARE * len(vectors):
-        search = partial(_scanned, queries, vectors, k, False, np.packbits(selected, bitorder="little"))
-        rows = np.arange(len(vectors))
+    if selected is not None and len(rows) > DENSE_SHARE * len(vectors):
+        rows, skipping, gather = np.arange(len(vectors)), selected, False
     else:
-        search = partial(_scanned, queries, vectors, k, selected is not None, None)
+        skipping, gather = None, selected is not None
+    compare = _scanned if len(queries) <= SCANNED_QUERIES else _multiplied
+    search = partial(compare, queries, vectors, k, gather, skipping)
     threads = min(faiss.omp_get_max_threads(), len(rows) * len(queries) // COMPARISONS_OF_A_THREAD)
     if threads <= 1:
         scores, found = search(rows)
@@ -129,13 +130,14 @@ def wide_blocks(vectors: HalfMatrix) -> Iterator[Matrix]:
 
 
 def _scanned(
-    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, bits: NDArray[np.uint8] | None, rows: Slots
+    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, rows: Slots
 ) -> tuple[Matrix, Slots]:
-    """Returns the k best of the rows in no order, the places left over with a score of -inf and row -1.
+    """Returns the k best of the rows in no order, the places left over with row -1 and a score below all others.
 
-    FAISS compares each query with a block of float16 rows while the block is in the cache.
+    FAISS compares each query with a block of float16 rows while the block is in the cache. Rows that are not `selected` are
+    skipped; `gather` says that they are few, or that rows between them are left out.
     """
-    selector = None if bits is None else _IDSelectorBitmap(bits)
+    selector = None if selected is None else _IDSelectorBitmap(np.packbits(selected, bitorder="little"))
     scores = np.full((len(queries), k), -np.inf, np.float32)
     found = np.full((len(queries), k), -1, np.int64)
     heaps = [(faiss.swig_ptr(s), faiss.swig_ptr(f)) for s, f in zip(scores, found, strict=True)]
@@ -186,17 +188,23 @@ def _codec(dimension: int) -> Any:
     return _ScalarQuantizer(dimension, _ScalarQuantizer.QT_fp16)
 
 
-def _multiplied(queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, rows: Slots) -> tuple[Matrix, Slots]:
-    """As `_scanned`, by matrix products."""
-    heap = faiss.ResultHeap(len(queries), k, keep_max=True)
-    wide = np.empty((min(BLOCK_ROWS, len(rows)), vectors.shape[1]), np.float32)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        chosen = rows[start : start + BLOCK_ROWS]
-        block = widened(vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1], wide)
-        best = min(k, len(block))
-        scores = np.empty((len(queries), best), np.float32)
-        places = np.empty((len(queries), best), np.int64)
-        arguments = (faiss.swig_ptr(queries), faiss.swig_ptr(block), block.shape[1], len(queries), len(block), best)
-        _knn_inner_product(*arguments, faiss.swig_ptr(scores), faiss.swig_ptr(places))
-        heap.add_result(scores, chosen[places])
-    return heap.D, heap.I
+def _multiplied(
+    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, rows: Slots
+) -> tuple[Matrix, Slots]:
+    """As `_scanned`, by the products of a block with all queries, which are rounded to float16 too; the sums are float32."""
+    count = len(queries)
+    packed = numkong.dots_pack(queries.astype(np.float16))
+    scores = np.empty((count, k), np.float32)
+    found = np.empty((count, k), np.int64)
+    heaps = _MinHeaps()
+    heaps.nh, heaps.k = count, k
+    heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(found)
+    heaps.heapify()
+    for start in range(0, len(rows), SCANNED_ROWS):
+        chosen = rows[start : start + SCANNED_ROWS]
+        block = vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1]
+        products = np.ascontiguousarray(np.asarray(numkong.dots_packed(block, packed)).T)
+        if selected is not None:
+            products[:, ~selected[chosen[0] : chosen[-1] + 1]] = -np.inf
+        heaps.addn_with_ids(len(block), faiss.swig_ptr(products), faiss.swig_ptr(chosen), 0, 0, count)
+    return scores, found

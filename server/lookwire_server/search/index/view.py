@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hits:
-    """Nearest items, best first; the scores are off by at most 5e-4, as float16 vectors give them."""
+    """Nearest items, best first; the scores are off by at most 1e-3, as float16 vectors and queries give them."""
 
     ids: list[str]
     keys: list[int]
