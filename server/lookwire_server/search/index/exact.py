@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,9 +81,9 @@ def nearest(queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None 
 
     `queries` [q, d] and `vectors` [n, d] are contiguous, and `vectors` may be a memory map. Inner products are of the float16
     vectors, and of more than SCANNED_QUERIES queries rounded to float16: for vectors of length 1 they are within about 1e-4 of
-    those of the float32 vectors, and never further than 1e-3. `selected` [n] are the rows
-    to choose from, all if None; the cost is that of the selected rows. Uses as many threads as FAISS would use in the
-    calling thread, and holds the interpreter only between blocks.
+    those of the float32 vectors, and never further than 1e-3. `selected` [n] are the rows to choose from, all if None; the cost
+    is that of the selected rows. Uses as many threads as FAISS would use in the calling thread, and holds the interpreter only
+    between blocks.
     """
     rows = np.arange(len(vectors)) if selected is None else np.flatnonzero(selected)
     k = min(k, len(rows))
@@ -93,13 +94,16 @@ def nearest(queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None 
     else:
         skipping, gather = None, selected is not None
     compare = _scanned if len(queries) <= SCANNED_QUERIES else _multiplied
-    search = partial(compare, queries, vectors, k, gather, skipping)
-    threads = min(faiss.omp_get_max_threads(), len(rows) * len(queries) // COMPARISONS_OF_A_THREAD)
-    if threads <= 1:
-        scores, found = search(rows)
+    threads = max(1, min(faiss.omp_get_max_threads(), len(rows) * len(queries) // COMPARISONS_OF_A_THREAD))
+    block_rows = min(SCANNED_ROWS, ceil(len(rows) / threads))
+    # Each thread takes the next block when it is done with one, so that none waits for another that was held up.
+    blocks = iter([rows[start : start + block_rows] for start in range(0, len(rows), block_rows)])
+    search = partial(compare, queries, vectors, k, gather, skipping, blocks)
+    if threads == 1:
+        scores, found = search()
     else:
         with ThreadPoolExecutor(threads, "nearest", partial(faiss.omp_set_num_threads, 1)) as pool:
-            parts = list(pool.map(search, np.array_split(rows, threads)))
+            parts = [part.result() for part in [pool.submit(search) for _ in range(threads)]]
         scores = np.concatenate([part[0] for part in parts], axis=1)
         found = np.concatenate([part[1] for part in parts], axis=1)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -130,9 +134,9 @@ def wide_blocks(vectors: HalfMatrix) -> Iterator[Matrix]:
 
 
 def _scanned(
-    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, rows: Slots
+    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, blocks: Iterator[Slots]
 ) -> tuple[Matrix, Slots]:
-    """Returns the k best of the rows in no order, the places left over with row -1 and a score below all others.
+    """Returns the k best of the blocks' rows in no order, the places left over with row -1 and a score below all others.
 
     FAISS compares each query with a block of float16 rows while the block is in the cache. Rows that are not `selected` are
     skipped; `gather` says that they are few, or that rows between them are left out.
@@ -142,8 +146,7 @@ def _scanned(
     found = np.full((len(queries), k), -1, np.int64)
     heaps = [(faiss.swig_ptr(s), faiss.swig_ptr(f)) for s, f in zip(scores, found, strict=True)]
     with _scanners(queries, selector) as scanners:
-        for start in range(0, len(rows), SCANNED_ROWS):
-            chosen = rows[start : start + SCANNED_ROWS]
+        for chosen in blocks:
             block = vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1]
             codes = faiss.swig_ptr(block.view(np.uint8).reshape(-1))
             ids = faiss.swig_ptr(chosen)
@@ -189,7 +192,7 @@ def _codec(dimension: int) -> Any:
 
 
 def _multiplied(
-    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, rows: Slots
+    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, blocks: Iterator[Slots]
 ) -> tuple[Matrix, Slots]:
     """As `_scanned`, by the products of a block with all queries, which are rounded to float16 too; the sums are float32."""
     count = len(queries)
@@ -200,8 +203,7 @@ def _multiplied(
     heaps.nh, heaps.k = count, k
     heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(found)
     heaps.heapify()
-    for start in range(0, len(rows), SCANNED_ROWS):
-        chosen = rows[start : start + SCANNED_ROWS]
+    for chosen in blocks:
         block = vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1]
         products = np.ascontiguousarray(np.asarray(numkong.dots_packed(block, packed)).T)
         if selected is not None:
