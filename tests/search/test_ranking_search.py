@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lookwire_server.errors import FailedPrecondition, InvalidArgument
-from lookwire_server.search import searcher
 from lookwire_server.search.backgrounds import Backgrounds
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import Field, FieldType
 from lookwire_server.search.filters import Equals, NoneOf, Range
-from lookwire_server.search.items import NewItem
+from lookwire_server.search.items import NewItem, StoredItem
 from lookwire_server.search.ranking.calibration import Background
 from lookwire_server.search.ranking.diversity import Diversity
 from lookwire_server.search.ranking.fusion import Hybrid
@@ -26,6 +25,7 @@ from lookwire_server.search.ranking.groups import GroupBy
 from lookwire_server.search.search_options import SearchOptions
 from lookwire_server.search.searcher import SearchResult
 from lookwire_server.search.store.collections import NewCollection
+from lookwire_server.search.store.items import ItemTable
 from lookwire_server.search.store.words import WordTable
 
 DIMENSION = 6
@@ -527,15 +527,15 @@ def test_payload_fields(words: Collection) -> None:
 
 def test_plain_search_reads_once(shop: tuple[Collection, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A search without options takes one look at the index and one at the store, and ranks few candidates."""
-    rounds: list[int] = []
-    plain: Callable[..., Any] = searcher._Search._read
+    reads: list[int] = []
+    by_key = ItemTable.by_key
 
-    def read(self: Any, view: Any, keys: list[int], rank: Any) -> Any:
-        rounds.append(len(keys))
-        return plain(self, view, keys, rank)
+    def counted(self: ItemTable, keys: Sequence[int]) -> dict[int, tuple[StoredItem, bytes]]:
+        reads.append(len(keys))
+        return by_key(self, keys)
 
-    monkeypatch.setattr(searcher._Search, "_read", read)
+    monkeypatch.setattr(ItemTable, "by_key", counted)
 
     search(shop[0], unit(1)[0])
 
-    assert rounds == [10 + 8]
+    assert reads == [10 + 8]

@@ -98,7 +98,7 @@ def test_searches_together_are_as_each_alone(filter: Filter | None) -> None:
         alone = view.search([search])[0]
         assert len(hits.ids) == search.k
         assert not set(hits.ids) & set(search.excluded_ids)
-        np.testing.assert_allclose(hits.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(hits.scores, alone.scores, atol=ROUNDING)
         np.testing.assert_allclose(hits.scores, vectors[hits.slots] @ search.query, atol=ROUNDING)
         assert hits.plan.batch_size == 40
 

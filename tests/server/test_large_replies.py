@@ -59,6 +59,7 @@ def test_room_counts_payloads_vectors_and_group_values(member: str, dimension: i
         legs=None,
         group_values=cast(Any, ["\u00e9" * 20, 7, True]),
         plan=cast(Any, None),
+        candidate_count=1_000,
         sequence=1,
         search_seconds=0,
         fetch_seconds=0,

@@ -42,7 +42,10 @@ class Queries:
     async def vector(
         self, collection: Collection, query: pb.Query, path: str, resolution: Resolution
     ) -> convert.Vectors:
-        """The float32 vector that a query stands for, of shape [dimension]; errors name fields below `path`."""
+        """The vector that a query stands for, not 0, of shape [dimension]; errors name fields below `path`.
+
+        A vector that the caller gave is as it was given.
+        """
         kind = query.WhichOneof("kind")
         at = f"{path}.{kind}"
         resolution.far |= kind in ("text", "vector")
@@ -59,7 +62,7 @@ class Queries:
                 encoded: convert.Vectors = embedded.vectors[0]
                 return encoded
             case "vector":
-                return collection.normalised(convert.vector(query.vector, at), at)
+                return convert.vector(query.vector, at)
             case "item_id":
                 resolution.excluded_ids.add(query.item_id)
                 stored: convert.Vectors = (await collection.vectors_of([query.item_id], at))[0]
@@ -84,6 +87,8 @@ class Queries:
             if part.weight == 0 or not math.isfinite(part.weight):
                 raise InvalidArgument(f"weight must be finite and not 0, got {part.weight}", field=f"{at}.weight")
             vector = await self.vector(collection, part.query, f"{at}.query", resolution)
+            if part.query.WhichOneof("kind") == "vector":
+                vector = collection.normalised(vector, f"{at}.query.vector")
             # In float64, in which every weight of float32 times an element is a number.
             total += part.weight * vector.astype(np.float64)
         return direction(total, sum(abs(part.weight) for part in mix.parts), path)

@@ -26,7 +26,7 @@ from lookwire_server.rpc.reply_room import MAX_REPLY_BYTES, ReplyRoom
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections
 from lookwire_server.search.fields import MAX_PAYLOAD_BYTES
-from lookwire_server.search.plan import Method, Plan
+from lookwire_server.search.plan import Method
 from lookwire_server.search.ranking.diversity import Diversity
 from lookwire_server.search.ranking.fusion import Hybrid, Legs
 from lookwire_server.search.ranking.groups import GroupBy
@@ -230,7 +230,7 @@ def reply(search: Prepared, result: SearchResult, room: ReplyRoom) -> pb.SearchR
         scores=result.scores,
         payloads=result.payloads,
         vectors=None if result.vectors is None else convert.matrix(result.vectors, search.member),
-        plan=plan(result.plan, explain=search.request.explain),
+        plan=plan(result, explain=search.request.explain),
         sequence=result.sequence,
         fingerprint=search.collection.row.fingerprint,
         times=convert.stage_times(
@@ -248,8 +248,9 @@ def reply(search: Prepared, result: SearchResult, room: ReplyRoom) -> pb.SearchR
     )
 
 
-def plan(found: Plan, *, explain: bool) -> pb.Plan:
-    """The message of a plan; without `explain` its first three fields. A recall that was not measured is 0."""
+def plan(result: SearchResult, *, explain: bool) -> pb.Plan:
+    """The message of a search's plan; without `explain` its first three fields. A recall that was not measured is 0."""
+    found = result.plan
     message = pb.Plan(method=METHODS[found.method], item_count=found.item_count, match_count=found.match_count)
     if explain:
         message.generation = found.generation
@@ -257,7 +258,7 @@ def plan(found: Plan, *, explain: bool) -> pb.Plan:
         message.cells = found.cells
         message.probes = found.probes
         message.ef_search = found.ef_search
-        message.candidate_count = found.candidate_count
+        message.candidate_count = result.candidate_count
         message.measured_recall = found.measured_recall or 0.0
         message.batch_size = found.batch_size
         message.reason = found.reason

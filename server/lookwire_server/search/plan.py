@@ -26,7 +26,6 @@ class Plan:
     cells: int = 0
     probes: int = 0
     ef_search: int = 0
-    candidate_count: int = 0
     measured_recall: float | None = 1.0
     batch_size: int = 1
     reason: str = "every item that matches is compared: the collection has no approximate index"

@@ -2,22 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookwire_server.search.candidates import Candidates
 from lookwire_server.search.dispatcher import Dispatcher
 from lookwire_server.search.engine import Engine
 from lookwire_server.search.fields import Value
 from lookwire_server.search.filters import AllOf
 from lookwire_server.search.index.live import VectorIndex
 from lookwire_server.search.index.view import Hits, Scope, View, Wanted
-from lookwire_server.search.items import StoredItem
 from lookwire_server.search.latest import latest
 from lookwire_server.search.payloads import selected
 from lookwire_server.search.plan import Method, Plan
@@ -42,15 +42,13 @@ RANKED_INLINE = 64
 HALF_PRECISION = 2**-10
 
 Result = TypeVar("Result")
-# Items and their vectors by key, and what reads them.
-Stored = Mapping[int, tuple[StoredItem, bytes]]
-Reads = Dispatcher[Sequence[int], Stored]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult:
     """Hits as parallel lists, best first; `sequence` is the last write that the search saw.
 
+    `candidate_count` is the number of items whose float32 vectors were compared.
     `calibrated_scores`, `vectors`, `legs` and `group_values` are None unless they were asked for.
     """
 
@@ -62,28 +60,20 @@ class SearchResult:
     legs: Legs | None
     group_values: list[Value] | None
     plan: Plan
+    candidate_count: int
     sequence: int
     search_seconds: float
     fetch_seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """Items as the store has them, in any order: float32 vectors [n, d], and cosines [n] with the query by them."""
+class Found:
+    """What one batch found for one search in a view, at a time of perf_counter."""
 
-    keys: NDArray[np.int64]
-    items: list[StoredItem]
-    vectors: Matrix
-    scores: Vector
-
-    def and_also(self, others: "Candidates") -> "Candidates":
-        """Returns these, followed by the others."""
-        return Candidates(
-            np.concatenate([self.keys, others.keys]),
-            self.items + others.items,
-            np.concatenate([self.vectors, others.vectors]),
-            np.concatenate([self.scores, others.scores]),
-        )
+    wanted: Wanted
+    view: View
+    hits: Hits
+    at: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,37 +104,47 @@ class Searcher:
 
     def __init__(self, engine: Engine, index: VectorIndex) -> None:
         self._engine = engine
-        self._searches = Dispatcher(engine.searching, partial(searched, index), lambda wanted: wanted.scope)
-        self._reads = Dispatcher(engine.reading, partial(read, engine.store.items))
+        self._search_times = engine.metrics.stage_seconds.labels("search")
+        self._fetch_times = engine.metrics.stage_seconds.labels("fetch")
+        self._searches = Dispatcher(engine.searching, partial(searched, index), self._read, lambda wanted: wanted.scope)
 
     async def search(
         self, row: CollectionRow, query: Vector, options: SearchOptions, calibrate: Calibrate | None = None
     ) -> SearchResult:
         """`query` has length 1; the options were checked with the fields of `row`. `calibrate` is given if they ask for it."""
-        search = _Search(self._engine, self._reads, row, query, options, calibrate)
+        search = _Search(self._engine, row, query, options, calibrate)
         for attempt in range(ATTEMPTS):
             search.takes_latest = attempt == ATTEMPTS - 1
             started = perf_counter()
-            view, hits = await self._searches.ask(search.wanted)
-            search.search_seconds += perf_counter() - started
-            ranked = await search.ranked(view, hits)
+            found, nearest = await self._searches.ask(search.wanted)
+            search.search_seconds += found.at - started
+            search.fetch_seconds += perf_counter() - found.at
+            ranked = await search.ranked(found.view, found.hits, nearest)
             if not search.stale:
                 break
             # Some items were replaced meanwhile; the next view has what the disk has.
             await asyncio.wrap_future(self._engine.writer.settled())
-        return await search.result(view, hits.plan, ranked)
+        result = await search.result(found.view, found.hits.plan, ranked)
+        self._search_times.observe(result.search_seconds)
+        self._fetch_times.observe(result.fetch_seconds)
+        return result
+
+    async def _read(self, batch: Sequence[Found]) -> Sequence[tuple[Found, Candidates]]:
+        return await self._engine.reading.run(partial(read, self._engine.store.items, batch))
 
 
-def searched(index: VectorIndex, searches: Sequence[Wanted]) -> list[tuple[View, Hits]]:
+def searched(index: VectorIndex, searches: Sequence[Wanted]) -> list[Found]:
     """Searches in the newest view."""
     view = index.view
-    return [(view, hits) for hits in view.search(searches)]
+    hits = view.search(searches)
+    at = perf_counter()
+    return [Found(wanted, view, nearest, at) for wanted, nearest in zip(searches, hits, strict=True)]
 
 
-def read(items: ItemTable, requests: Sequence[Sequence[int]]) -> list[Stored]:
-    """Reads the items with the keys of all requests at once, which each of them gets."""
-    stored = items.by_key([key for keys in requests for key in keys])
-    return [stored] * len(requests)
+def read(items: ItemTable, batch: Sequence[Found]) -> list[tuple[Found, Candidates]]:
+    """Reads the items that the searches of a batch found, all at once."""
+    stored = items.by_key([key for found in batch for key in found.hits.keys])
+    return [(found, Candidates.of(found.wanted.query, found.hits.keys, stored)) for found in batch]
 
 
 class _Search:
@@ -153,14 +153,12 @@ class _Search:
     def __init__(
         self,
         engine: Engine,
-        reads: Reads,
         row: CollectionRow,
         query: Vector,
         options: SearchOptions,
         calibrate: Calibrate | None,
     ) -> None:
         self._engine = engine
-        self._reads = reads
         self._row = row
         self._options = options
         self._calibrate = calibrate
@@ -172,14 +170,15 @@ class _Search:
         self.search_seconds = 0.0
         self.fetch_seconds = 0.0
 
-    async def ranked(self, view: View, hits: Hits) -> Ranked:
-        """Ranks the nearest items of a view, and those beyond as long as they are needed."""
+    async def ranked(self, view: View, hits: Hits, nearest: Candidates) -> Ranked:
+        """Ranks the nearest items of a view, as they were read, and those beyond as long as they are needed."""
         self.stale = False
-        leg, keys = None, hits.keys
+        leg, keys, pool = None, hits.keys, nearest
         if self._options.hybrid is not None:
             leg, keys = await self._words(view, hits, self._options.hybrid)
+            pool = pool.and_also(await self._read(keys[len(hits.keys) :]))
         rank = partial(self._rank, view=view, first=hits, leg=leg)
-        ranked = await self._read(view, keys, rank)
+        ranked = await self._ranked(view, keys, pool, rank)
         wanted = self.wanted
         for _ in range(FURTHER_ROUNDS):
             if ranked.further is None or self.stale or self._exhausted(wanted, hits):
@@ -188,7 +187,8 @@ class _Search:
             known = {*self.wanted.excluded_ids, *(item.id for item in pool.items)}
             wanted = Wanted(self.wanted.query, MAX_TOP_K, ranked.further, known)
             (hits,) = await self._search(partial(view.search, [wanted]))
-            ranked = await self._read(view, hits.keys, partial(self._extended, pool, rank, last=hits))
+            others = await self._read(hits.keys)
+            ranked = await self._ranked(view, hits.keys, others, partial(self._extended, pool, rank, last=hits))
         return ranked
 
     async def _words(self, view: View, hits: Hits, hybrid: Hybrid) -> tuple[WordLeg, list[int]]:
@@ -201,33 +201,29 @@ class _Search:
             keys.update(dict.fromkeys(nearest.keys))
         return leg, list(keys)
 
-    async def _read(self, view: View, keys: list[int], rank: Callable[[Candidates], Ranked]) -> Ranked:
-        """Reads what the store still has of the keys, and ranks it."""
-        started = perf_counter()
-        stored = await self._reads.ask(keys)
-        self.fetch_seconds += perf_counter() - started
-        missing = [key for key in keys if key not in stored]
-        if missing and self.takes_latest:
-            stored = {**stored, **await self._fetch(partial(self._latest, view, missing))}
-        if len(keys) <= RANKED_INLINE:
-            return rank(self._candidates(stored, keys))
-        return await self._fetch(lambda: rank(self._candidates(stored, keys)))
+    async def _read(self, keys: Sequence[int]) -> Candidates:
+        """Returns what the store still has of the keys."""
+        return await self._fetch(lambda: Candidates.of(self.wanted.query, keys, self._engine.store.items.by_key(keys)))
 
-    def _latest(self, view: View, keys: list[int]) -> Stored:
+    async def _ranked(
+        self, view: View, keys: Sequence[int], read: Candidates, rank: Callable[[Candidates], Ranked]
+    ) -> Ranked:
+        """Ranks what was read of the keys."""
+        if len(read.keys) < len(keys) and self.takes_latest:
+            there = set(read.keys.tolist())
+            missing = [key for key in keys if key not in there]
+            read = read.and_also(await self._fetch(partial(self._latest, view, missing)))
+        self.stale |= len(read.keys) < len(keys)
+        if len(keys) <= RANKED_INLINE:
+            return rank(read)
+        return await self._fetch(partial(rank, read))
+
+    def _latest(self, view: View, keys: list[int]) -> Candidates:
         """Reads the newest versions of items that were replaced, where they still match."""
         ids = view.rows.ids(view.rows.slots_of_keys(np.array(keys), view.count))
         found = latest(self._engine.store, self._row, ids, self._options.filter)
-        return {key: found[id] for key, id in zip(keys, ids, strict=True) if id in found}
-
-    def _candidates(self, stored: Stored, keys: list[int]) -> Candidates:
-        """Returns what was read, with the cosines of the float32 vectors."""
-        kept = [key for key in keys if key in stored]
-        self.stale |= len(kept) < len(keys)
-        content = b"".join(stored[key][1] for key in kept)
-        vectors = np.frombuffer(content, "<f4").reshape(len(kept), len(self.wanted.query))
-        # A cosine by its meaning, but float32 may round it past 1.
-        scores: Any = np.clip(vectors @ self.wanted.query, -1.0, 1.0)
-        return Candidates(np.array(kept, np.int64), [stored[key][0] for key in kept], vectors, scores)
+        stored = {key: found[id] for key, id in zip(keys, ids, strict=True) if id in found}
+        return Candidates.of(self.wanted.query, keys, stored)
 
     def _extended(self, pool: Candidates, rank: Callable[..., Ranked], others: Candidates, last: Hits) -> Ranked:
         return rank(pool.and_also(others), last=last)
@@ -240,10 +236,9 @@ class _Search:
         options = self._options
         calibrated = None if self._calibrate is None else self._calibrate(pool.scores)
         legs = None if leg is None else self._fused(pool, view, first.keys, leg)
-        relevance = pool.scores if legs is None else legs.fused
-        equal = np.zeros(len(pool.scores), np.bool_) if legs is None else legs.equal
         # Among items that no leg has, and others of equal fused scores, the nearest are first.
-        order = np.lexsort((-pool.scores, -relevance, ~equal))
+        by = (-pool.scores,) if legs is None else (-pool.scores, -legs.fused, ~legs.equal)
+        order = np.lexsort(by)
         order = order[self._passes(pool.scores, calibrated, legs)[order]]
         values: list[Value | None] | None = None
         if options.group_by is not None:
@@ -254,11 +249,10 @@ class _Search:
             further = self.wanted.scope
         if options.diversity is not None:
             leaders = [group[0] for group in groups]
-            scale = 1.0 if leg is None else leg.hybrid.best
             places = diverse(
                 pool.vectors[leaders],
-                relevance[leaders] / scale,
-                equal[leaders],
+                pool.scores[leaders] if leg is None or legs is None else legs.fused[leaders] / leg.hybrid.best,
+                np.zeros(len(leaders), np.bool_) if legs is None else legs.equal[leaders],
                 options.diversity.weight,
                 options.top_k,
             )
@@ -350,8 +344,6 @@ class _Search:
             names = frozenset(options.payload_fields)
             whole = payloads
             payloads = await self._fetch(lambda: [selected(payload, names) for payload in whole])
-        self._observe("search", self.search_seconds)
-        self._observe("fetch", self.fetch_seconds)
         return SearchResult(
             ids=[item.id for item in items],
             scores=candidates.scores[ranked.positions],
@@ -360,7 +352,8 @@ class _Search:
             calibrated_scores=None if ranked.calibrated is None else ranked.calibrated[ranked.positions],
             legs=None if ranked.legs is None else ranked.legs.at(ranked.positions),
             group_values=ranked.values,
-            plan=replace(plan, candidate_count=len(candidates.items)),
+            plan=plan,
+            candidate_count=len(candidates.items),
             sequence=view.sequence,
             search_seconds=self.search_seconds,
             fetch_seconds=self.fetch_seconds,
@@ -377,6 +370,3 @@ class _Search:
         result = await self._engine.reading.run(work)
         self.fetch_seconds += perf_counter() - started
         return result
-
-    def _observe(self, stage: str, seconds: float) -> None:
-        self._engine.metrics.stage_seconds.labels(stage).observe(seconds)

@@ -28,12 +28,13 @@ def normalised(rows: NDArray[Any], dimension: int, path: Callable[[int], str]) -
         # Squares of very large or small elements would leave float64's range, as those of float32 cannot.
         largest = np.abs(wide).max(axis=1, initial=0.0, keepdims=True)
         wide /= np.where(np.isfinite(largest) & (largest > 0.0), largest, 1.0)
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    for wrong, message in (
-        (~np.isfinite(lengths), "the vector has an element that is NaN or infinite"),
-        (lengths == 0.0, "the vector is all zero, so it has no direction"),
-    ):
-        if wrong.any():
-            raise InvalidVector(message, field=path(int(wrong.argmax())))
+    lengths = np.sqrt(np.vecdot(wide, wide))
+    if not (np.isfinite(lengths).all() and lengths.all()):
+        for wrong, message in (
+            (~np.isfinite(lengths), "the vector has an element that is NaN or infinite"),
+            (lengths == 0.0, "the vector is all zero, so it has no direction"),
+        ):
+            if wrong.any():
+                raise InvalidVector(message, field=path(int(wrong.argmax())))
     wide /= lengths[:, np.newaxis]
     return wide.astype(np.float32)

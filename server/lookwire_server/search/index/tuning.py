@@ -112,6 +112,8 @@ class Sample:
         self._match_count = index.count if selected is None else int(np.count_nonzero(selected))
         if (self._own >= 0).any():
             self._move_off_items()
+        # Some searches round queries to float16 and others do not; of these all give the same scores.
+        self._queries = self._queries.astype(np.float16).astype(np.float32)
         self._worst_true = self._scores(0).min(axis=1, initial=np.inf, keepdims=True)
 
     def recall(self, effort: int) -> float:
