@@ -22,6 +22,10 @@ from lookwire_server.models.backends.ensemble import EnsembleBackend
 from lookwire_server.models.backends.identity import IdentityBackend
 from lookwire_server.models.check import check_repository
 
+# How long a thread may keep the interpreter that another waits for, as a search does a dozen times. With Python's own 5 ms the
+# 99th percentile of searches beside upserts was 30 ms, now 20; embedding and upserts were as fast within the noise.
+SWITCH_SECONDS = 1e-4
+
 
 def main() -> None:
     """Serves until told to stop; exit status 2 for wrong settings, 1 for a start that failed."""
@@ -39,6 +43,7 @@ def main() -> None:
     log.configure(levels, settings.log_format)
     for flag in command_line.without_effect:
         structlog.get_logger().warning(f"{flag} has no effect here")
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         uvloop.run(serve(settings, levels))
     except LookwireError as error:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -298,6 +299,34 @@ async def test_deletion_before_the_process_starts(tmp_path: Path, monkeypatch: p
     collections.close()
 
     assert (probed, failures) == (["once"], [])
+
+
+async def test_only_the_first_index_is_urgent(
+    collections: Collections, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build is urgent as long as most items are in no index; a later one leaves the cores to searches."""
+    orders: list[Order] = []
+
+    def run(_: Builder, order: Order) -> None:
+        orders.append(order)
+        build.build(order)
+
+    monkeypatch.setattr(Builder, "_run_child", run)
+    await fill(collection, range(ENOUGH))
+    await until(lambda: collection.recall.generation == 1)
+    await fill(collection, range(ENOUGH))
+    await until(lambda: collection.recall.generation == 2)
+
+    assert [order.urgent for order in orders] == [True, False]
+
+
+@pytest.mark.parametrize(("urgent", "nice", "policy"), [(True, 19, os.SCHED_OTHER), (False, 0, os.SCHED_IDLE)])
+def test_builds_give_way_to_searches(urgent: bool, nice: int, policy: int) -> None:
+    """An urgent build has the lowest nice value, any other one only cores that are idle."""
+    code = f"import os; from {build.__name__} import _give_way as g; g({urgent}); print(os.nice(0), os.sched_getscheduler(0))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert printed == f"{nice} {policy}\n"
 
 
 async def test_process_that_stands_still_is_given_up(

@@ -179,7 +179,8 @@ class Builder:
         row, generations = collection.row, collection.generations
         numbers = generations.numbers()
         number = max(numbers, default=0) + 1
-        current = collection.index.view.generation
+        view = collection.index.view
+        current = view.generation
         with tempfile.TemporaryDirectory(prefix="lookwire-") as scratch:
             queries = Path(scratch) / "far_queries.npy"
             far = collection.far_queries()
@@ -194,6 +195,7 @@ class Builder:
                 far_queries="" if far is None else str(queries),
                 approximate_items=APPROXIMATE_ITEMS,
                 threads=self._threads,
+                urgent=2 * view.rows.sealed_count < view.count,
             )
             self._run_child(order)
         self._swap(collection, number)
