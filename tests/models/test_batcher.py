@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from lookwire_server.errors import DeadlineExceeded, InvalidArgument, ModelFailure, QueueFull, QueueTimeout, Unavailable
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.batcher import Batcher
 from lookwire_server.models.config import from_message
-from lookwire_server.models.model import Lane, Request, Tensor
+from lookwire_server.models.model import Request, Tensor
 from lookwire_server.models.session import StackedSession
 
 CONFIG = """

@@ -13,10 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tritonclient.grpc import model_config_pb2
 
 from lookwire_server.errors import LookwireError
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.batcher import Batcher
 from lookwire_server.models.config import from_message
-from lookwire_server.models.model import Lane, Request, Response, Tensor
+from lookwire_server.models.model import Request, Response, Tensor
 from lookwire_server.models.session import StackedSession
 
 CONFIG = """

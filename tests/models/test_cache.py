@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lookwire_server.errors import InvalidArgument, Unavailable
+from lookwire_server.lanes import Lane
 from lookwire_server.models import config_file
 from lookwire_server.models.cache import ENTRY_BYTES, CachedModel, ResponseCache
-from lookwire_server.models.model import Lane, Request, Response
+from lookwire_server.models.model import Request, Response
 from lookwire_server.models.statistics import Statistics
 from tests.models.repositories import write
 

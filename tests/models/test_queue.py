@@ -11,8 +11,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from lookwire_server.errors import QueueFull
+from lookwire_server.lanes import Lane
 from lookwire_server.models.config import from_message
-from lookwire_server.models.model import Lane, Request
+from lookwire_server.models.model import Request
 from lookwire_server.models.queue import PATIENCE, QUEUE_SHARE, TIME_SLICE, WORTH, Pending, Queue
 
 CONFIG = """

@@ -18,7 +18,7 @@ from lookwire.local import LocalServer
 from lookwire_server.encoding import images
 from lookwire_server.encoding.images import ImageDecoder, ImageLimits
 from lookwire_server.errors import QueueFull
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from tests.conftest import MODEL_REPOSITORY
 from tests.server.images import noise
 from tests.server.test_images import RULES

@@ -16,9 +16,10 @@ from lookwire_server.encoding.encoder import Encoder, TextCache, TextTower
 from lookwire_server.encoding.manifest import read
 from lookwire_server.encoding.texts import TextTokenizer
 from lookwire_server.errors import DeadlineExceeded, QueueFull
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
 from lookwire_server.models import config_file
-from lookwire_server.models.model import Lane, Request, Response
+from lookwire_server.models.model import Request, Response
 from tests.conftest import MODEL_REPOSITORY
 from tests.server.tower import Tower, until_asked
 

@@ -18,8 +18,8 @@ from lookwire.v1 import item_service_pb2_grpc
 from lookwire.v1.vector_pb2 import Vector
 from lookwire_server.encoding.encoder import Embedded, Times
 from lookwire_server.encoding.encoders import Encoders
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
-from lookwire_server.models.model import Lane
 from lookwire_server.rpc.guard import Guard
 from lookwire_server.rpc.imports import MAX_CHUNKS, Imports
 from lookwire_server.search.collections import Collections

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2_grpc
 from lookwire.local import LocalServer
 from lookwire_server.encoding.encoder import Encoder
 from lookwire_server.errors import QueueFull
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from tests.server.test_embedding_cache import encoder, tower  # noqa: F401 - fixtures
 from tests.server.tower import Tower
 

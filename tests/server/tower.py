@@ -5,8 +5,9 @@ import asyncio
 import numpy as np
 
 from lookwire_server.errors import QueueFull
+from lookwire_server.lanes import Lane
 from lookwire_server.models import config_file
-from lookwire_server.models.model import Lane, Request, Response
+from lookwire_server.models.model import Request, Response
 from lookwire_server.models.statistics import Statistics
 from tests.conftest import MODEL_REPOSITORY
 

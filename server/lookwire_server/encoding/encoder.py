@@ -14,9 +14,10 @@ from lookwire_server.encoding.images import ImageDecoder
 from lookwire_server.encoding.manifest import ImageRules, Manifest, TextRules
 from lookwire_server.encoding.texts import TextTokenizer
 from lookwire_server.errors import InvalidArgument, LookwireError, Unavailable
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
-from lookwire_server.models.model import Lane, Model, Request, Response, Tensor, check
+from lookwire_server.models.model import Model, Request, Response, Tensor, check
 from lookwire_server.models.statistics import Statistics
 from lookwire_server.models.together import together
 

@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lookwire_server.encoding.manifest import ImageRules
 from lookwire_server.errors import InvalidImage, QueueFull
-from lookwire_server.models.instance import lower_priority
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane, lower_priority
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

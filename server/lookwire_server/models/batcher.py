@@ -11,10 +11,11 @@ import numpy as np
 import structlog
 
 from lookwire_server.errors import DeadlineExceeded, LookwireError, ModelFailure, QueueFull, QueueTimeout, Unavailable
+from lookwire_server.lanes import Lane
 from lookwire_server.metrics import Metrics
 from lookwire_server.models.config import ModelConfig
 from lookwire_server.models.instance import Instance
-from lookwire_server.models.model import Lane, Request, Response, check
+from lookwire_server.models.model import Request, Response, check
 from lookwire_server.models.padding import Padding
 from lookwire_server.models.queue import Pending, Piece, Queue
 from lookwire_server.models.session import Execution, Session

@@ -1,37 +1,20 @@
 """One instance of a model: a session and the thread that it runs in."""
 
 import asyncio
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import structlog
 
-from lookwire_server.models.model import Lane, Request
+from lookwire_server.lanes import Lane, lower_priority
+from lookwire_server.models.model import Request
 from lookwire_server.models.session import Execution, Session
 
 log = structlog.get_logger()
 
-# What a lane's threads add to the nice value of the process (1.25 times the processor time a step, where cores are short).
-# Interactive: the loop takes requests in before another small batch runs. Measured at 32 calls in flight on 2 cores with the
-# client beside (bundled text tower): 5.5 rows an execution instead of 2.1, a quarter more calls a second.
-# Bulk: the system takes a core away from bulk work whenever interactive work wants it. Measured on 2 cores (ViT-B/32): texts at
-# 15/s take as long beside batches of images as alone (p99 20 ms; 38 to 90 ms at equal values), and bulk loses nothing else.
-NICENESS = {Lane.INTERACTIVE: 10, Lane.BULK: 19}
-
 Done = Callable[["Instance", Execution | Exception], None]
 Died = Callable[["Instance", BaseException], None]
-
-
-def lower_priority(lane: Lane) -> None:
-    """Lowers the priority of the calling thread to that of the lane, where the system has one for each thread and allows it."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            own = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + NICENESS[lane])
 
 
 class Instance:

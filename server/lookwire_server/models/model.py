@@ -1,6 +1,5 @@
 """What every served model is, whatever its backend: it takes named tensors and answers with named tensors."""
 
-import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,18 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.lanes import Lane
 from lookwire_server.models import datatypes
 from lookwire_server.models.config import ModelConfig, TensorSpec
 from lookwire_server.models.statistics import Statistics
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
-
-
-class Lane(enum.StrEnum):
-    """A priority class of work: interactive goes first, bulk fills what is left."""
-
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
 
 
 Parameter = str | int | float | bool

@@ -8,9 +8,10 @@ from itertools import chain
 from math import inf
 
 from lookwire_server.errors import LookwireError, QueueFull
+from lookwire_server.lanes import Lane
 from lookwire_server.models.config import ModelConfig, QueuePolicy
 from lookwire_server.models.cost import Cost
-from lookwire_server.models.model import Lane, Parameter, Request, Response, Tensor
+from lookwire_server.models.model import Parameter, Request, Response, Tensor
 
 # After this many batches that left waiting bulk work out, the next batch starts with it: bulk cannot starve.
 PATIENCE = 8

@@ -11,7 +11,7 @@ from lookwire.v1 import collection_service_pb2 as pb
 from lookwire.v1 import collection_service_pb2_grpc
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import FailedPrecondition, InvalidArgument
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from lookwire_server.search import pages
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.collections import Collections, Reembedded

@@ -16,7 +16,7 @@ from lookwire_server.encoding.labels import Prompts
 from lookwire_server.encoding.manifest import ImageRules
 from lookwire_server.encoding.scores import ScoreRule
 from lookwire_server.errors import InvalidArgument, LookwireError
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from lookwire_server.rpc import convert, labels, scores
 from lookwire_server.rpc.guard import to_status
 

@@ -9,7 +9,7 @@ from lookwire.v1 import item_service_pb2 as pb
 from lookwire_server.encoding.encoder import Times
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.errors import FailedPrecondition, InvalidArgument, InvalidVector, LookwireError
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from lookwire_server.rpc import convert
 from lookwire_server.search.collection import Collection
 from lookwire_server.search.items import NewItem

@@ -7,7 +7,7 @@ import structlog
 from lookwire_server.encoding.encoders import Encoders
 from lookwire_server.encoding.probes import PROBES
 from lookwire_server.errors import FailedPrecondition
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane
 from lookwire_server.search.engine import Probe, Probed
 
 log = structlog.get_logger()

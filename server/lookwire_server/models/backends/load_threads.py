@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
-from lookwire_server.models.instance import lower_priority
-from lookwire_server.models.model import Lane
+from lookwire_server.lanes import Lane, lower_priority
 
 P = ParamSpec("P")
 R = TypeVar("R")

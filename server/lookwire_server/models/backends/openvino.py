@@ -11,10 +11,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from lookwire_server.errors import InvalidArgument
+from lookwire_server.lanes import Lane
 from lookwire_server.models.backends.openvino_graph import OpenVinoGraph
 from lookwire_server.models.backends.sound import execute_sound
 from lookwire_server.models.config import ModelConfig
-from lookwire_server.models.model import Lane, Request, Tensor
+from lookwire_server.models.model import Request, Tensor
 from lookwire_server.models.session import Execution, StackedSession
 
 if TYPE_CHECKING:
