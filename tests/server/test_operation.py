@@ -115,6 +115,24 @@ def test_start_is_quick_and_memory_small(tmp_path: Path) -> None:
     assert resident < 400e6
 
 
+def test_imports_are_left_to_no_collection() -> None:
+    """A full garbage collection passes over what the imports made, and threads hand the interpreter over at once."""
+    code = """
+import gc, sys
+from lookwire_server import __main__ as program
+
+async def serve(settings, levels):
+    print(gc.get_freeze_count() > 50_000, len(gc.get_objects()) < 10_000, sys.getswitchinterval() < 0.001)
+
+program.serve = serve
+sys.argv[1:] = ["--model-repository", "."]
+program.main()
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert printed == "True True True\n"
+
+
 def test_overload_is_refused_at_the_door(tmp_path: Path) -> None:
     """Requests beyond the bytes that may be in flight are RESOURCE_EXHAUSTED; the others and later ones are answered."""
     image = noise(1024, 1024, "PNG")
