@@ -29,6 +29,7 @@ WRITES_A_SECOND = 20.0
 ITEMS_OF_A_WRITE = 100
 # The writes begin earlier than the searches, because reading their requests takes the process that sends them a while.
 AHEAD = 1.5
+# More than are written in a round.
 WRITTEN = 30_000
 
 

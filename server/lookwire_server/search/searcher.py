@@ -178,7 +178,7 @@ class _Search:
             leg, keys = await self._words(view, hits, self._options.hybrid)
             pool = pool.and_also(await self._read(keys[len(hits.keys) :]))
         rank = partial(self._rank, view=view, first=hits, leg=leg)
-        ranked = await self._ranked(view, keys, pool, rank)
+        ranked = await self._rank_read(view, keys, pool, rank)
         wanted = self.wanted
         for _ in range(FURTHER_ROUNDS):
             if ranked.further is None or self.stale or self._exhausted(wanted, hits):
@@ -188,7 +188,7 @@ class _Search:
             wanted = Wanted(self.wanted.query, MAX_TOP_K, ranked.further, known)
             (hits,) = await self._search(partial(view.search, [wanted]))
             others = await self._read(hits.keys)
-            ranked = await self._ranked(view, hits.keys, others, partial(self._extended, pool, rank, last=hits))
+            ranked = await self._rank_read(view, hits.keys, others, partial(self._extended, pool, rank, last=hits))
         return ranked
 
     async def _words(self, view: View, hits: Hits, hybrid: Hybrid) -> tuple[WordLeg, list[int]]:
@@ -205,7 +205,7 @@ class _Search:
         """Returns what the store still has of the keys."""
         return await self._fetch(lambda: Candidates.of(self.wanted.query, keys, self._engine.store.items.by_key(keys)))
 
-    async def _ranked(
+    async def _rank_read(
         self, view: View, keys: Sequence[int], read: Candidates, rank: Callable[[Candidates], Ranked]
     ) -> Ranked:
         """Ranks what was read of the keys."""

@@ -90,15 +90,15 @@ def nearest(queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None 
     if k == 0 or len(queries) == 0:
         return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     if selected is not None and len(rows) > DENSE_SHARE * len(vectors):
-        rows, skipping, gather = np.arange(len(vectors)), selected, False
+        rows = np.arange(len(vectors))
     else:
-        skipping, gather = None, selected is not None
+        selected = None
     compare = _scanned if len(queries) <= SCANNED_QUERIES else _multiplied
     threads = max(1, min(faiss.omp_get_max_threads(), len(rows) * len(queries) // COMPARISONS_OF_A_THREAD))
     block_rows = min(SCANNED_ROWS, ceil(len(rows) / threads))
     # Each thread takes the next block when it is done with one, so that none waits for another that was held up.
     blocks = iter([rows[start : start + block_rows] for start in range(0, len(rows), block_rows)])
-    search = partial(compare, queries, vectors, k, gather, skipping, blocks)
+    search = partial(compare, queries, vectors, k, selected, blocks)
     if threads == 1:
         scores, found = search()
     else:
@@ -134,12 +134,12 @@ def wide_blocks(vectors: HalfMatrix) -> Iterator[Matrix]:
 
 
 def _scanned(
-    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, blocks: Iterator[Slots]
+    queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None, blocks: Iterator[Slots]
 ) -> tuple[Matrix, Slots]:
     """Returns the k best of the blocks' rows in no order, the places left over with row -1 and a score below all others.
 
-    FAISS compares each query with a block of float16 rows while the block is in the cache. Rows that are not `selected` are
-    skipped; `gather` says that they are few, or that rows between them are left out.
+    FAISS compares each query with a block of float16 rows while the block is in the cache. Rows that are not `selected` [n] are
+    skipped; then the blocks have all rows.
     """
     selector = None if selected is None else _IDSelectorBitmap(np.packbits(selected, bitorder="little"))
     scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -147,7 +147,7 @@ def _scanned(
     heaps = [(faiss.swig_ptr(s), faiss.swig_ptr(f)) for s, f in zip(scores, found, strict=True)]
     with _scanners(queries, selector) as scanners:
         for chosen in blocks:
-            block = vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1]
+            block = _block(vectors, chosen)
             codes = faiss.swig_ptr(block.view(np.uint8).reshape(-1))
             ids = faiss.swig_ptr(chosen)
             for scanner, (heap_scores, heap_rows) in zip(scanners, heaps, strict=True):
@@ -192,7 +192,7 @@ def _codec(dimension: int) -> Any:
 
 
 def _multiplied(
-    queries: Matrix, vectors: HalfMatrix, k: int, gather: bool, selected: Mask | None, blocks: Iterator[Slots]
+    queries: Matrix, vectors: HalfMatrix, k: int, selected: Mask | None, blocks: Iterator[Slots]
 ) -> tuple[Matrix, Slots]:
     """As `_scanned`, by the products of a block with all queries, which are rounded to float16 too; the sums are float32."""
     count = len(queries)
@@ -204,9 +204,15 @@ def _multiplied(
     heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(found)
     heaps.heapify()
     for chosen in blocks:
-        block = vectors[chosen] if gather else vectors[chosen[0] : chosen[-1] + 1]
+        block = _block(vectors, chosen)
         products = np.ascontiguousarray(np.asarray(numkong.dots_packed(block, packed)).T)
         if selected is not None:
-            products[:, ~selected[chosen[0] : chosen[-1] + 1]] = -np.inf
+            products[:, ~selected[chosen]] = -np.inf
         heaps.addn_with_ids(len(block), faiss.swig_ptr(products), faiss.swig_ptr(chosen), 0, 0, count)
     return scores, found
+
+
+def _block(vectors: HalfMatrix, rows: Slots) -> HalfMatrix:
+    """Returns the rows, which rise; without a copy if none is left out between them."""
+    first, last = rows[0], rows[-1]
+    return vectors[first : last + 1] if last - first == len(rows) - 1 else vectors[rows]
