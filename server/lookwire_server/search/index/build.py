@@ -130,7 +130,7 @@ def _give_way(urgent: bool) -> None:
     """Leaves the cores to whoever serves; one that is not urgent takes only those that are idle, where the system can do that.
 
     A thread of the lowest nice value holds a core for milliseconds after a search wants it: with an idle one the 99th percentile
-    of searches beside upserts and the builds that they cause was 20 to 30 ms instead of 45 to 60.
+    of searches beside upserts and the builds that they cause was 28 to 37 ms instead of 42 to 60.
     """
     os.nice(LOWEST_PRIORITY)
     if not urgent and sys.platform == "linux":
