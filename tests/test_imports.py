@@ -20,7 +20,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "export/lookwire_export": ("lookwire_server",),
     SERVER: ("torch", "open_clip", "lookwire_export"),
     f"{SERVER}/errors.py": ("lookwire_server", *PROTOBUF),
-    f"{SERVER}/metrics.py": ("lookwire_server", *PROTOBUF),
+    f"{SERVER}/histogram.py": ("lookwire_server", *PROTOBUF),
+    f"{SERVER}/metrics.py": (
+        *(f"lookwire_server.{room}" for room in ("app", "encoding", "models", "rpc", "search", "settings")),
+        *PROTOBUF,
+    ),
     f"{SERVER}/models": (
         *(f"lookwire_server.{room}" for room in ("app", "encoding", "rpc", "search", "settings")),
         "grpc",

@@ -4,9 +4,11 @@
 record; a test passes a fresh one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from lookwire_server.histogram import HistogramFamily
 
 
 def geometric(first: float, last: float, ratio: float = 1.5) -> tuple[float, ...]:
@@ -31,13 +33,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
 
-        def histogram(name: str, help: str, buckets: Iterable[float], labels: Iterable[str] = ()) -> Histogram:
-            return Histogram(name, help, labels, buckets=tuple(buckets), registry=self.registry)
+        def histogram(name: str, help: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> HistogramFamily:
+            return HistogramFamily(name, help, bounds, labels, self.registry)
 
-        def counter(name: str, help: str, labels: Iterable[str] = ()) -> Counter:
+        def counter(name: str, help: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(name, help, labels, registry=self.registry)
 
-        def gauge(name: str, help: str, labels: Iterable[str] = ()) -> Gauge:
+        def gauge(name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
             return Gauge(name, help, labels, registry=self.registry)
 
         self.rpc_seconds = histogram(
@@ -90,5 +92,7 @@ class Metrics:
             "Bytes of a collection: vectors and rows in memory, disk for the files of the index.",
             ("collection", "part"),
         )
-        self.commit_writes = histogram("lookwire_commit_writes", "Write requests that one commit put on disk.", ROWS)
+        self.commit_writes = histogram(
+            "lookwire_commit_writes", "Write requests that one commit put on disk.", ROWS
+        ).labels()
         self.build = gauge("lookwire_build_info", "Always 1; the versions are in the labels.", ("version", "python"))

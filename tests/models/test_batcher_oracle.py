@@ -170,7 +170,7 @@ class Oracle(RuleBasedStateMachine):
         assert counted.pending == 0
         executed = [rows for twice in self.twice for rows in twice.rows]
         assert (counted.execution_count, counted.inference_count) == (len(executed), sum(executed))
-        assert sum(batch.infer.count for batch in counted.batches.values()) == len(executed)
+        assert sum(batch.count for batch in counted.batches.values()) == len(executed)
         assert all(rows <= 8 for rows in executed)
 
 

@@ -116,11 +116,11 @@ async def test_statistics_of_an_ensemble(tmp_path: Path) -> None:
         counts = model.statistics
 
     assert (counts.inference_count, counts.execution_count) == (2, 1)
-    assert (counts.success.count, counts.queue.count, counts.compute_infer.count) == (1, 1, 1)
+    assert (counts.success.count, counts.queue.count, counts.compute.count) == (1, 1, 1)
     assert counts.fail.count == 2
     assert counts.failures == {"INVALID_ARGUMENT": 2}
     assert 0.15 <= counts.success.ns / 1e9 <= seconds
-    assert counts.batches[2].infer.ns == counts.compute_infer.ns == counts.success.ns
+    assert counts.batches[2].infer_ns == counts.compute.infer_ns == counts.success.ns
     assert counts.pending == 0
 
 

@@ -86,8 +86,10 @@ class Batcher:
         """Queues a request and waits for its outputs; one larger than a batch is executed in pieces and answered as one."""
         started = time.monotonic()
         try:
-            pending = self._enqueue(request, started)
-            self._dispatch()
+            pending = self._admit(request, started)
+            if not self._start(pending, started):
+                self._enqueue(pending)
+                self._dispatch()
             try:
                 response = await pending.future
             except asyncio.CancelledError:
@@ -107,12 +109,12 @@ class Batcher:
                 self._rejected["queue_full"].inc()
                 raise
 
-    def _enqueue(self, request: Request, now: float) -> Pending:
+    def _admit(self, request: Request, now: float) -> Pending:
         rows = check(self.config, request.inputs)
         if self._closing:
             self._rejected["shutdown"].inc()
             raise Unavailable(f"model '{self.config.name}' is stopping")
-        pending = Pending(
+        return Pending(
             request,
             rows,
             self._padding.length(request.inputs),
@@ -120,6 +122,17 @@ class Batcher:
             now,
             self._loop.create_future(),
         )
+
+    def _start(self, pending: Pending, now: float) -> bool:
+        """Executes a request that need not wait, as the queue would have it; False if it must."""
+        idle = self._idle.get(None) or self._idle.get(pending.request.lane)
+        if not idle or self._hold or not self._queue.bypass(pending, now):
+            return False
+        self._taken_in(pending)
+        self._execute(idle.pop(), [Piece(pending, 0, pending.rows)], now)
+        return True
+
+    def _enqueue(self, pending: Pending) -> None:
         try:
             wait = self._queue.add(pending)
         except QueueFull:
@@ -127,10 +140,13 @@ class Batcher:
             raise
         if wait < math.inf:
             pending.timer = self._loop.call_later(late(wait), self._expired, pending)
+        self._taken_in(pending)
+
+    def _taken_in(self, pending: Pending) -> None:
+        """A request waits, or is executed at once."""
         self.statistics.pending += 1
         if self._in_order is not None:
             self._in_order.append(pending)
-        return pending
 
     def _dispatch(self) -> None:
         """Gives each free instance its next batch, if one is due; called whenever that may have changed."""
@@ -161,11 +177,12 @@ class Batcher:
 
     def _execute(self, instance: Instance, pieces: list[Piece], now: float) -> None:
         for piece in pieces:
+            pending = piece.pending
             if piece.start == 0:
-                piece.pending.began = now
-                self._disarm(piece.pending)
-            if piece.stop == piece.pending.rows:
-                self._left(piece.pending)
+                pending.began = now
+                self._disarm(pending)
+            if piece.stop == pending.rows:
+                self._left(pending)
         self._running[instance] = pieces
         batch = [piece.request for piece in pieces]
         if instance.immediate:
@@ -182,7 +199,6 @@ class Batcher:
         """Answers the requests of a batch; its instance is free."""
         pieces = self._running.pop(instance)
         self._idle[instance.lane].append(instance)
-        failure = ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
         try:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -194,29 +210,34 @@ class Batcher:
         except Exception:
             log.exception("model execution failed", model=self.config.name, version=self.version, requests=len(pieces))
             for piece in pieces:
-                self._fail(piece.pending, failure)
-        else:
-            for number, piece in enumerate(pieces):
-                try:
-                    self._collect(piece, outcome, number)
-                except Exception:
-                    log.exception("a model answers wrongly", model=self.config.name, version=self.version)
-                    self._fail(piece.pending, failure)
+                self._fail(piece.pending, self._failure())
+            return
+        for number, piece in enumerate(pieces):
+            try:
+                self._collect(piece, outcome, number)
+            except Exception:
+                log.exception("a model answers wrongly", model=self.config.name, version=self.version)
+                self._fail(piece.pending, self._failure())
+
+    def _failure(self) -> ModelFailure:
+        return ModelFailure(f"model '{self.config.name}' failed; the cause is in the server's log")
 
     def _count(self, pieces: list[Piece], execution: Execution) -> None:
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        firsts = [piece.pending for piece in pieces if piece.start == 0]
+        rows = begun = 0
+        for piece in pieces:
+            rows += piece.stop - piece.start
+            if piece.start == 0:
+                begun += 1
+                waited = piece.pending.began - piece.pending.enqueued
+                self.statistics.queue.add(waited)
+                self._queue_seconds.observe(waited)
         self.statistics.executed(
-            rows, len(firsts), execution.input_seconds, execution.infer_seconds, execution.output_seconds
+            rows, begun, execution.input_seconds, execution.infer_seconds, execution.output_seconds
         )
         self._batch_rows.observe(rows)
         if execution.padding is not None:
             self._batch_padding.observe(execution.padding)
-        self._infer_seconds.observe(execution.input_seconds + execution.infer_seconds + execution.output_seconds)
-        for pending in firsts:
-            waited = pending.began - pending.enqueued
-            self.statistics.queue.add(waited)
-            self._queue_seconds.observe(waited)
+        self._infer_seconds.observe(execution.seconds)
 
     def _learn(self, pieces: list[Piece], seconds: float) -> None:
         size = sum((piece.stop - piece.start) * piece.pending.length for piece in pieces)
@@ -230,14 +251,13 @@ class Batcher:
             return
         if execution.parameters and (parameters := execution.parameters[number]):
             pending.parameters = {**(pending.parameters or {}), **parameters}
-        seconds = execution.input_seconds + execution.infer_seconds + execution.output_seconds
-        pending.infer_seconds = max(pending.infer_seconds, seconds)
-        pending.answers[piece.start] = answer
-        pending.answered += piece.stop - piece.start
-        if pending.answered < pending.rows:
-            return
+        pending.infer_seconds = max(pending.infer_seconds, execution.seconds)
         outputs = answer
-        if len(pending.answers) > 1:
+        if piece.stop - piece.start < pending.rows:
+            pending.answers[piece.start] = answer
+            pending.answered += piece.stop - piece.start
+            if pending.answered < pending.rows:
+                return
             parts = [part for _, part in sorted(pending.answers.items())]
             outputs = {name: np.concatenate([part[name] for part in parts]) for name in answer}
         waited = pending.began - pending.enqueued

@@ -31,8 +31,8 @@ class Pending:
 
     `length` is the size of its padded axis (1 where nothing is padded). `shape` tells what may share a batch: requests of
     unequal shapes do not. `deadline` is when its caller stops waiting, in seconds of `time.monotonic`, or infinite. Of its
-    `rows`, `taken` have left the queue and `answered` have come back; `answers` holds their outputs by first row, and
-    `parameters` what came with them.
+    `rows`, `taken` have left the queue. Where it is executed in pieces, `answered` rows have come back, and `answers` holds
+    their outputs by first row. `parameters` is what came with the outputs.
     """
 
     request: Request
@@ -60,7 +60,9 @@ class Pending:
 
     def __post_init__(self) -> None:
         self.deadline = inf if self.request.deadline is None else self.request.deadline
-        self.nbytes = sum(tensor.nbytes for tensor in self.request.inputs.values())
+        self.nbytes = 0
+        for tensor in self.request.inputs.values():
+            self.nbytes += tensor.nbytes
 
 
 @dataclass(slots=True)
@@ -116,6 +118,8 @@ class Queue:
         self._preferred = frozenset(config.preferred_batch_sizes)
         self._max_preferred = max(config.preferred_batch_sizes, default=self._batch_rows)
         self._delay = config.max_queue_delay
+        # Whether the config says when batches go.
+        self._sized = bool(self._delay or self._preferred - {self._batch_rows})
         priorities = range(1, max(1, config.priority_levels) + 1)
         self._levels = [
             *(Level(config.queue_policies.get(priority, config.default_queue_policy)) for priority in priorities),
@@ -222,6 +226,14 @@ class Queue:
         """Whether there is something to take."""
         return self._requests > 0 if lane is None else self.rows[lane] > 0
 
+    def bypass(self, pending: Pending, now: float) -> bool:
+        """Whether a request that was not added makes the next batch: nothing waits, and it need not wait for others."""
+        if self._requests or self._delay or pending.deadline <= now or pending.rows > self._most(pending):
+            return False
+        pending.taken = pending.rows
+        self._passed_over = 0
+        return True
+
     def take(
         self, now: float, lane: Lane | None = None, *, at_once: bool = False
     ) -> tuple[list[Piece], list[Pending], float]:
@@ -279,15 +291,15 @@ class Queue:
 
     def _most(self, first: Pending) -> int:
         """The rows that a batch may have which begins with this request."""
-        if self._delay or self._preferred - {self._batch_rows}:
+        if self._sized:
             return self._batch_rows
         lane = first.request.lane
         cost = self.costs[lane]
+        if not cost.known and lane is Lane.INTERACTIVE:
+            return self._batch_rows
         size = cost.size(TIME_SLICE)
         if cost.known:
             size = max(size, WORTH * cost.overhead)
-        elif lane is Lane.INTERACTIVE:
-            return self._batch_rows
         return int(min(self._batch_rows, max(1, size / first.length)))
 
     def _fits(self, pending: Pending, first: Pending, rows: int, length: int) -> bool:

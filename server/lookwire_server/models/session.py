@@ -32,6 +32,11 @@ class Execution:
     padding: float | None = None
     parameters: Sequence[Mapping[str, Parameter] | None] | None = None
 
+    @property
+    def seconds(self) -> float:
+        """The time of all phases."""
+        return self.input_seconds + self.infer_seconds + self.output_seconds
+
 
 class Session(Protocol):
     """One serial execution lane of a model: one instance.

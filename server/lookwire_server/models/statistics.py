@@ -24,21 +24,29 @@ class Duration:
 
 
 @dataclass(slots=True)
-class BatchDuration:
-    """The executions at one batch size."""
+class Phases:
+    """A number of executions, and the total time of each of their phases in nanoseconds."""
 
-    input: Duration = field(default_factory=Duration)
-    infer: Duration = field(default_factory=Duration)
-    output: Duration = field(default_factory=Duration)
+    count: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+    def add(self, input_ns: int, infer_ns: int, output_ns: int, count: int = 1) -> None:
+        self.count += count
+        self.input_ns += input_ns * count
+        self.infer_ns += infer_ns * count
+        self.output_ns += output_ns * count
 
 
 @dataclass(slots=True)
 class Statistics:
     """Counters of one model version; changed on the event loop only.
 
-    `inference_count` counts rows and `execution_count` counts executions, so their ratio is the mean batch size. The compute
-    durations count requests: each request of a batch adds the whole batch's time. `pending` is the number of requests that
-    wait now. `failures` counts what `fail` counts, by reason: a LookwireError's, CANCELLED, or OTHER.
+    `inference_count` counts rows and `execution_count` counts executions, so their ratio is the mean batch size. `compute`
+    counts requests, and each request of a batch adds the whole batch's time; `batches` counts executions, by their rows.
+    `pending` is the number of requests that wait now. `failures` counts what `fail` counts, by reason: a LookwireError's,
+    CANCELLED, or OTHER.
     """
 
     last_inference_ms: int = 0
@@ -48,12 +56,10 @@ class Statistics:
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+    compute: Phases = field(default_factory=Phases)
     cache_hit: Duration = field(default_factory=Duration)
     cache_miss: Duration = field(default_factory=Duration)
-    batches: dict[int, BatchDuration] = field(default_factory=dict)
+    batches: dict[int, Phases] = field(default_factory=dict)
     failures: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def failed(self, error: BaseException, seconds: float) -> None:
@@ -70,14 +76,11 @@ class Statistics:
         self.last_inference_ms = int(time.time() * 1e3)
         self.inference_count += rows
         self.execution_count += 1
-        self.compute_input.add(input, requests)
-        self.compute_infer.add(infer, requests)
-        self.compute_output.add(output, requests)
+        phases = int(input * 1e9), int(infer * 1e9), int(output * 1e9)
+        self.compute.add(*phases, requests)
         batch = self.batches.get(rows)
         if batch is None:
             if len(self.batches) >= MAX_SIZES:  # only where rows are not bounded by a batch
                 return
-            batch = self.batches[rows] = BatchDuration()
-        batch.input.add(input)
-        batch.infer.add(infer)
-        batch.output.add(output)
+            batch = self.batches[rows] = Phases()
+        batch.add(*phases)

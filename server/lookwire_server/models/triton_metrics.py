@@ -68,19 +68,19 @@ FAMILIES = (
         "nv_inference_compute_input_duration_us",
         "counter",
         "Time taken to make batches of inputs, in microseconds; each request of a batch adds the whole of it.",
-        lambda m: m.statistics.compute_input.ns // 1000,
+        lambda m: m.statistics.compute.input_ns // 1000,
     ),
     Family(
         "nv_inference_compute_infer_duration_us",
         "counter",
         "Time of executions, in microseconds; each request of a batch adds the whole of it.",
-        lambda m: m.statistics.compute_infer.ns // 1000,
+        lambda m: m.statistics.compute.infer_ns // 1000,
     ),
     Family(
         "nv_inference_compute_output_duration_us",
         "counter",
         "Time taken to share out outputs, in microseconds; each request of a batch adds the whole of it.",
-        lambda m: m.statistics.compute_output.ns // 1000,
+        lambda m: m.statistics.compute.output_ns // 1000,
     ),
     Family(
         "nv_inference_pending_request_count",

@@ -13,9 +13,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from prometheus_client import Histogram
 
 from lookwire_server.errors import LookwireError, Overloaded, QueueFull, Unavailable
+from lookwire_server.histogram import Histogram
 from lookwire_server.metrics import Metrics
 
 log = structlog.get_logger()

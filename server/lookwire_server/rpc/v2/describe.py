@@ -7,7 +7,7 @@ from tritonclient.grpc import service_pb2 as pb
 from lookwire_server.models.config import TensorSpec
 from lookwire_server.models.managed import ModelState
 from lookwire_server.models.model import Model
-from lookwire_server.models.statistics import Duration
+from lookwire_server.models.statistics import Duration, Phases
 
 
 def metadata(model: Model, versions: Sequence[int]) -> pb.ModelMetadataResponse:
@@ -43,20 +43,12 @@ def statistics(model: Model) -> pb.ModelStatistics:
             success=duration(counted.success),
             fail=duration(counted.fail),
             queue=duration(counted.queue),
-            compute_input=duration(counted.compute_input),
-            compute_infer=duration(counted.compute_infer),
-            compute_output=duration(counted.compute_output),
+            **phases(counted.compute),
             cache_hit=duration(counted.cache_hit),
             cache_miss=duration(counted.cache_miss),
         ),
         batch_stats=[
-            pb.InferBatchStatistics(
-                batch_size=size,
-                compute_input=duration(batch.input),
-                compute_infer=duration(batch.infer),
-                compute_output=duration(batch.output),
-            )
-            for size, batch in sorted(counted.batches.items())
+            pb.InferBatchStatistics(batch_size=size, **phases(batch)) for size, batch in sorted(counted.batches.items())
         ],
     )
 
@@ -64,6 +56,15 @@ def statistics(model: Model) -> pb.ModelStatistics:
 def duration(value: Duration) -> pb.StatisticDuration:
     """A number of events and their total time in nanoseconds."""
     return pb.StatisticDuration(count=value.count, ns=value.ns)
+
+
+def phases(value: Phases) -> dict[str, pb.StatisticDuration]:
+    """The phases of executions, under the names of the fields that hold them."""
+    return {
+        "compute_input": pb.StatisticDuration(count=value.count, ns=value.input_ns),
+        "compute_infer": pb.StatisticDuration(count=value.count, ns=value.infer_ns),
+        "compute_output": pb.StatisticDuration(count=value.count, ns=value.output_ns),
+    }
 
 
 def index(states: Iterable[ModelState], *, ready: bool) -> pb.RepositoryIndexResponse:

@@ -68,7 +68,10 @@ class Inference:
                 )
             )
             answered = time.perf_counter()
-            reply = pb.ModelInferResponse(model_name=config.name, model_version=str(model.version), id=request.id)
+            reply = pb.ModelInferResponse()
+            reply.model_name = config.name
+            reply.model_version = str(model.version)
+            reply.id = request.id
             if response.parameters:
                 parameters.fill(reply.parameters, response.parameters)
             await outputs.fill(reply, config, response, wanted)

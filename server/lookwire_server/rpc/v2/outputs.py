@@ -75,14 +75,18 @@ async def fill(
             data = await asyncio.to_thread(tensors.to_raw, tensor)
         else:
             data = tensors.to_raw(tensor)
-        described = reply.outputs.add(name=name, datatype=datatype, shape=tensor.shape)
+        described = reply.outputs.add()
+        described.name = name
+        described.datatype = datatype
+        described.shape.extend(tensor.shape)
         if output.use:
             put(name, output.use, data)
             described.parameters["shared_memory_region"].string_param = output.use.region.name
             described.parameters["shared_memory_byte_size"].int64_param = len(data)
             data = b""
         total += len(data)
-        check_size(total)
+        if datatype == "BYTES":
+            check_size(total)
         reply.raw_output_contents.append(data)
 
 

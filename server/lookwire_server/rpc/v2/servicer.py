@@ -1,7 +1,7 @@
 """The methods of inference.GRPCInferenceService, for gRPC and for HTTP alike."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -91,8 +91,8 @@ class InferenceServicer:
         model = self._repository.get(request.name, version(request.version))
         return pb.ModelConfigResponse(config=model.config.message)
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        return await self._inference.infer(request, list(request.raw_input_contents), deadline(call))
+    def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> Awaitable[pb.ModelInferResponse]:
+        return self._inference.infer(request, list(request.raw_input_contents), deadline(call))
 
     async def ModelStreamInfer(self, requests: AsyncIterable[Received], call: stream.Call) -> None:
         await self._streams.serve(requests, call)

@@ -145,10 +145,10 @@ def to_raw(tensor: Tensor) -> bytes:
 
 def named(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     """The V2 datatype of an output, and the output; arrays of numpy's own strings become BYTES."""
-    if tensor.dtype.kind in "SU":
-        tensor = tensor.astype(np.object_)
     datatype = datatypes.NAMES.get(tensor.dtype)
     if datatype is None:
+        if tensor.dtype.kind in "SU":
+            return "BYTES", tensor.astype(np.object_)
         raise ModelFailure(
             f"the model's output '{name}' is of numpy's type {tensor.dtype}, which is no type of the protocol"
         )
