@@ -5,21 +5,20 @@ import gc
 import itertools
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-import grpc
 import numpy as np
 import uvloop
 
 from benchmarks.load.calls import Calls
+from benchmarks.load.connection import Connection
 from benchmarks.load.result import Result, Seconds
 
-STATUS_DETAILS = "grpc-status-details-bin"
-RETRY_INFO = b"google.rpc.RetryInfo"
 WARM_UP = 1.0
 
 
@@ -72,27 +71,41 @@ def keep_imports() -> None:
 
 @dataclass(slots=True)
 class Sender:
-    """Sends requests over one channel and keeps what became of each; its clock starts when it is made."""
+    """Sends requests over one connection and keeps what became of each; its clock starts when it is made."""
 
-    method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
-    timeout: float
+    connection: Connection
     began: float = field(default_factory=time.monotonic)
     ends: list[tuple[float, float, float, str, bool]] = field(default_factory=list)
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def now(self) -> float:
         return time.monotonic() - self.began
 
-    async def send(self, request: bytes, scheduled: float) -> None:
-        """Sends a request that was due at `scheduled`."""
-        sent = self.now()
-        code, retry_told = "OK", False
-        try:
-            await self.method(request, timeout=self.timeout)
-        except grpc.aio.AioRpcError as error:
-            code, retry_told = error.code().name, tells_retry(error)
-        self.ends.append((scheduled, sent, self.now(), code, retry_told))
+    def send(self, request: bytes, scheduled: float, following: Iterable[bytes] = ()) -> None:
+        """Sends a request that was due at `scheduled`, and when it has ended the next of those that follow, if there is one."""
+        self.in_flight += 1
+        self.idle.clear()
+        self.connection.call(request, partial(self._ended, scheduled, self.now(), following))
 
-    def result(self) -> Result:
+    def _ended(self, scheduled: float, sent: float, following: Iterable[bytes], code: str, retry_told: bool) -> None:
+        self.ends.append((scheduled, sent, self.now(), code, retry_told))
+        self.in_flight -= 1
+        for request in itertools.islice(following, 1):
+            self.send(request, self.now(), following)
+        if not self.in_flight:
+            self.idle.set()
+
+    def send_all(self, requests: Iterator[bytes], in_flight: int) -> None:
+        """Keeps so many of the requests in flight."""
+        for request in itertools.islice(requests, in_flight):
+            self.send(request, self.now(), requests)
+
+    async def result(self) -> Result:
+        """What became of all, once all have ended."""
+        if self.in_flight:
+            await self.idle.wait()
+        self.connection.close()
         scheduled, sent, finished, codes, retry_told = zip(*self.ends, strict=True) if self.ends else [()] * 5
         return Result(
             np.array(scheduled, float),
@@ -101,14 +114,6 @@ class Sender:
             np.array(codes, str),
             np.array(retry_told, bool),
         )
-
-
-def tells_retry(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a refusal says when to try again."""
-    return any(
-        key == STATUS_DETAILS and isinstance(value, bytes) and RETRY_INFO in value
-        for key, value in error.trailing_metadata()
-    )
 
 
 def run_closed(calls: Calls, in_flight: int, seconds: float) -> Result:
@@ -127,54 +132,24 @@ def run_each_once(calls: Calls, in_flight: int) -> Result:
 
 
 async def each_once(calls: Calls, in_flight: int) -> Result:
-    requests = iter(calls.requests)
-    async with channel_to(calls.address) as channel:
-        sender = Sender(channel.unary_unary(calls.method), calls.timeout)
-
-        async def caller() -> None:
-            for request in requests:
-                await sender.send(request, sender.now())
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(in_flight):
-                group.create_task(caller())
-    return sender.result()
+    sender = await sender_to(calls)
+    sender.send_all(iter(calls.requests), in_flight)
+    return await sender.result()
 
 
 async def closed(calls: Calls, in_flight: int, seconds: float) -> Result:
-    requests = itertools.cycle(calls.requests)
-    async with channel_to(calls.address) as channel:
-        sender = Sender(channel.unary_unary(calls.method), calls.timeout)
-
-        async def caller(requests: Iterator[bytes]) -> None:
-            while (now := sender.now()) < seconds:
-                await sender.send(next(requests), now)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(in_flight):
-                group.create_task(caller(requests))
-    return sender.result()
+    sender = await sender_to(calls)
+    sender.send_all(itertools.takewhile(lambda _: sender.now() < seconds, itertools.cycle(calls.requests)), in_flight)
+    return await sender.result()
 
 
 async def open_(calls: Calls, arrivals: Seconds) -> Result:
-    async with channel_to(calls.address) as channel:
-        await channel.channel_ready()
-        sender = Sender(channel.unary_unary(calls.method), calls.timeout)
-        async with asyncio.TaskGroup() as group:
-            for scheduled, request in zip(arrivals.tolist(), itertools.cycle(calls.requests), strict=False):
-                await asyncio.sleep(max(0.0, scheduled - sender.now()))
-                group.create_task(sender.send(request, scheduled))
-    return sender.result()
+    sender = await sender_to(calls)
+    for scheduled, request in zip(arrivals.tolist(), itertools.cycle(calls.requests), strict=False):
+        await asyncio.sleep(max(0.0, scheduled - sender.now()))
+        sender.send(request, scheduled)
+    return await sender.result()
 
 
-def channel_to(address: str) -> grpc.aio.Channel:
-    """A channel without limits on messages, and without retries: a refusal is a result."""
-    return grpc.aio.insecure_channel(
-        address,
-        [
-            ("grpc.enable_retries", 0),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.use_local_subchannel_pool", 1),
-        ],
-    )
+async def sender_to(calls: Calls) -> Sender:
+    return Sender(await Connection.connect(calls.address, calls.method, calls.timeout))
