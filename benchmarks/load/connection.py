@@ -1,4 +1,4 @@
-"""Unary gRPC calls over one HTTP/2 connection, at a fifth of the processor time that grpc.aio's client takes for one.
+"""Unary gRPC calls over one HTTP/2 connection, at less than half of the processor time that grpc.aio's client takes.
 
 The generator works on the cores that the server has: what it takes, the server lacks. It knows of RFC 9113 and of gRPC over
 HTTP/2 what a client needs of them: flow control both ways, settings, pings, resets. Header blocks are hpack's; the server is

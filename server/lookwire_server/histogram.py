@@ -48,7 +48,7 @@ class HistogramFamily(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Histogram:
-        """The histogram of these values of the labels, in the order of their names; called on one thread."""
+        """The histogram of these values of the labels, in the order of their names; any thread may ask."""
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, got {values}")
         return self._histograms.setdefault(values, Histogram(self._bounds))

@@ -83,6 +83,7 @@ class Collection:
         self.generations = Generations(engine.store.directory, engine.store.identity, row.number)
         self._engine = engine
         self._searcher = Searcher(engine, index)
+        self._write_times = engine.metrics.stage_seconds.labels("write")
         self._far_queries = FarQueries()
         self._backgrounds = Backgrounds(engine, index, self._far_queries, row.dimension)
         # Its further names, in order; replaced whole, by the writer's thread.
@@ -351,7 +352,7 @@ class Collection:
             await self._held.wait()
         started = perf_counter()
         result = await asyncio.wrap_future(self._engine.writer.submit(write))
-        self._engine.metrics.stage_seconds.labels("write").observe(perf_counter() - started)
+        self._write_times.observe(perf_counter() - started)
         return result
 
     def _scope(self, filter: Filter | None) -> str:
